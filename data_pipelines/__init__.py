@@ -1,0 +1,1 @@
+"""Data sets, made-up video, augmentation and the Grain pipeline; only programs import it."""

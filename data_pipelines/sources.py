@@ -1,0 +1,309 @@
+"""What training reads: videos and pictures with masks, named by a short text.
+
+    FOLDER                              laid out like DAVIS (videos), or pictures and masks (images)
+    FOLDER:split=val,without=libby      with options: split= (all: whatever the lists say),
+                                        year=2017, and once for each video only= or without=
+    procedural                          made-up video, rendered when it is asked for
+    procedural-salient:clips=64,frames=8,seed=3,height=96,width=160
+    davis/2016                          a data set that `jaxvos prepare` has prepared
+    msra10k+dut_omron                   several, one after the other
+
+Everything here is cheap to make and to send to worker processes: frames stay encoded until they are
+indexed.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines import pairs
+from data_pipelines.clip_cache import cached_clip
+from data_pipelines.encoded import Lazy, decode_mask, decode_picture, mask_file, picture_file
+from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World
+from data_pipelines.specs import Options, options_of, parts_of
+from jaxvos.davis_layout import SequenceFiles, list_sequences, some
+
+WORLDS: Mapping[str, World] = {"procedural": MOTION, "procedural-salient": SALIENT}
+
+
+class VideoRecord(NamedTuple):
+    """A video to train on.
+
+    Attributes:
+        name: What it is called.
+        frames: T pictures [H, W, 3] uint8 RGB, decoded when indexed.
+        masks: T masks [H, W] uint8 as they are stored: object numbers, or 0 and 255.
+    """
+
+    name: str
+    frames: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray]
+
+
+class ImageRecord(NamedTuple):
+    """A picture [H, W, 3] uint8 RGB and its mask [H, W] uint8 as it is stored."""
+
+    name: str
+    picture: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Videos(Lazy[VideoRecord]):
+    """Videos, opened when indexed.
+
+    Attributes:
+        lengths: Frames of each, known without opening any.
+    """
+
+    lengths: tuple[int, ...] = ()
+
+
+def videos(spec: str, *, split: str = "train", data_dir: str | Path | None = None) -> Videos:
+    """The videos that `spec` names (see above), none of them opened yet.
+
+    Args:
+        spec: FOLDER, procedural, or the name of a prepared data set; several are joined by "+".
+        split: Which part of it, unless the text itself says split=.
+        data_dir: Where prepared data sets are; by default where TFDS puts them.
+    """
+    parts = [_videos(part, split, data_dir) for part in parts_of(spec)]
+    if len(parts) == 1:
+        return parts[0]
+    lengths = tuple(length for part in parts for length in part.lengths)
+    return Videos(partial(_joined, tuple(parts), _ends(parts)), len(lengths), lengths)
+
+
+def images(
+    spec: str, *, split: str = "train", data_dir: str | Path | None = None
+) -> Lazy[ImageRecord]:
+    """The pictures that `spec` names, none of them read yet; arguments as for `videos`."""
+    parts = [_images(part, split, data_dir) for part in parts_of(spec)]
+    if len(parts) == 1:
+        return parts[0]
+    ends = _ends(parts)
+    return Lazy(partial(_joined, tuple(parts), ends), ends[-1])
+
+
+def _videos(spec: str, split: str, data_dir: str | Path | None) -> Videos:
+    """The videos of a single source."""
+    name, options = options_of(spec)
+    if name in WORLDS:
+        return _procedural_videos(name, options, split)
+    if Path(name).expanduser().is_dir():
+        return _folder_videos(name, options, split)
+    return _prepared_videos(name, options, split, data_dir)
+
+
+def _images(spec: str, split: str, data_dir: str | Path | None) -> Lazy[ImageRecord]:
+    """The pictures of a single source."""
+    name, options = options_of(spec)
+    if name in WORLDS:
+        return _procedural_images(name, options, split)
+    if Path(name).expanduser().is_dir():
+        return _folder_images(name, options, split)
+    return _prepared_images(name, options, split, data_dir)
+
+
+def _folder_videos(folder: str, options: Options, split: str) -> Videos:
+    options.check(folder, ("split", "year", "only", "without"))
+    found = list_sequences(
+        Path(folder).expanduser(),
+        split=None if options.one("split", split) == "all" else options.one("split", split),
+        names=options.all("only") or None,
+        year=options.one("year", "2016"),
+    )
+    kept = _without([sequence.name for sequence in found], options.all("without"), folder)
+    sequences = tuple(found[number] for number in kept)
+    bare = [
+        str(frame)
+        for sequence in sequences
+        for frame, mask in zip(sequence.frames, sequence.masks, strict=True)
+        if mask is None
+    ]
+    if bare:
+        raise ValueError(f"{len(bare)} frames of {folder} have no mask: {some(bare)}.")
+    lengths = tuple(len(sequence.frames) for sequence in sequences)
+    return Videos(partial(_folder_video, sequences), len(sequences), lengths)
+
+
+def _folder_video(sequences: Sequence[SequenceFiles], number: int) -> VideoRecord:
+    name, frames, masks = sequences[number]
+    return VideoRecord(
+        name,
+        Lazy(partial(picture_file, frames), len(frames)),
+        Lazy(partial(mask_file, masks), len(masks)),
+    )
+
+
+def _folder_images(folder: str, options: Options, split: str) -> Lazy[ImageRecord]:
+    options.check(folder, ("split",))
+    duts = pairs.DUTS.get(options.one("split", split), ())
+    layouts = (*duts, *pairs.MSRA10K, *pairs.DUT_OMRON, *pairs.PLAIN)
+    found = tuple(pairs.find_pairs(Path(folder).expanduser(), layouts))
+    return Lazy(partial(_folder_image, found), len(found))
+
+
+def _folder_image(found: Sequence[pairs.Pair], number: int) -> ImageRecord:
+    name, picture, mask = found[number]
+    return ImageRecord(name, picture_file((picture,), 0), mask_file((mask,), 0))
+
+
+def _procedural_videos(name: str, options: Options, split: str) -> Videos:
+    clips, length, render = _procedural(name, options, split, length=8)
+    return Videos(partial(_procedural_video, render, length), clips, (length,) * clips)
+
+
+def _procedural_video(render: Callable[[int], Any], length: int, number: int) -> VideoRecord:
+    return VideoRecord(
+        f"clip-{number:05d}",
+        Lazy(partial(_procedural_frame, render, number, 0), length),
+        Lazy(partial(_procedural_frame, render, number, 1), length),
+    )
+
+
+def _procedural_images(name: str, options: Options, split: str) -> Lazy[ImageRecord]:
+    clips, length, render = _procedural(name, options, split, length=1)
+    return Lazy(partial(_procedural_image, render, length), clips * length)
+
+
+def _procedural_image(render: Callable[[int], Any], length: int, number: int) -> ImageRecord:
+    index, t = divmod(number, length)
+    frames, masks = render(index)
+    return ImageRecord(f"clip-{index:05d}/{t:05d}", frames[t], masks[t])
+
+
+def _procedural_frame(render: Callable[[int], Any], index: int, which: int, t: int) -> np.ndarray:
+    return render(index)[which][t]
+
+
+def _procedural(
+    name: str, options: Options, split: str, length: int
+) -> tuple[int, int, Callable[[int], tuple[np.ndarray, np.ndarray]]]:
+    """How many clips, how many frames in each, and index -> (frames, labels) of one."""
+    default = {"clips": 64, "frames": length, "seed": SEEDS.get(split), "height": 256, "width": 448}
+    options.check(name, default)
+    if default["seed"] is None and "seed" not in options.given:
+        raise ValueError(f"{name} has no split {split!r}, only {', '.join(SEEDS)}: give seed=.")
+    chosen = {key: options.whole(key, value) for key, value in default.items()}
+    render = partial(
+        cached_clip,
+        seed=chosen["seed"],
+        frames=chosen["frames"],
+        size=(chosen["height"], chosen["width"]),
+        world=WORLDS[name],
+    )
+    return chosen["clips"], chosen["frames"], render
+
+
+def _prepared_videos(
+    name: str, options: Options, split: str, data_dir: str | Path | None
+) -> Videos:
+    options.check(name, ("split", "only", "without"))
+    split = options.one("split", split)
+    source, metadata = _prepared(name, split, data_dir, "videos")
+    names, lengths = zip(*metadata["videos"][split], strict=True)
+    starts = (0, *accumulate(lengths))
+    kept = _without(names, options.all("without"), name)
+    if options.all("only"):
+        kept = [k for k in kept if k in _positions(names, options.all("only"), name)]
+    spans = tuple((names[k], starts[k], lengths[k]) for k in kept)
+    return Videos(
+        partial(_prepared_video, source, spans), len(spans), tuple(length for *_, length in spans)
+    )
+
+
+def _prepared_video(
+    source: Sequence[Mapping[str, Any]], spans: Sequence[tuple[str, int, int]], number: int
+) -> VideoRecord:
+    name, start, length = spans[number]
+    return VideoRecord(
+        name,
+        Lazy(partial(_prepared_frame, source, "picture", decode_picture, name, start), length),
+        Lazy(partial(_prepared_frame, source, "mask", decode_mask, name, start), length),
+    )
+
+
+def _prepared_frame(
+    source: Sequence[Mapping[str, Any]],
+    key: str,
+    decode: Callable[[bytes, str], np.ndarray],
+    name: str,
+    start: int,
+    t: int,
+) -> np.ndarray:
+    record = source[start + t]
+    if bytes(record["video"]).decode() != name or record["frame"] != t:
+        raise ValueError(
+            f"Record {start + t} is frame {record['frame']} of {record['video']!r} and not frame "
+            f"{t} of {name!r}: the prepared data set is damaged. Prepare it anew."
+        )
+    return decode(bytes(record[key]), f"{key} {t} of {name}")
+
+
+def _prepared_images(
+    name: str, options: Options, split: str, data_dir: str | Path | None
+) -> Lazy[ImageRecord]:
+    options.check(name, ("split",))
+    source, _ = _prepared(name, options.one("split", split), data_dir, "images")
+    return Lazy(partial(_prepared_image, source), len(source))
+
+
+def _prepared_image(source: Sequence[Mapping[str, Any]], number: int) -> ImageRecord:
+    record = source[number]
+    name = bytes(record["name"]).decode()
+    return ImageRecord(
+        name,
+        decode_picture(bytes(record["picture"]), f"picture {name}"),
+        decode_mask(bytes(record["mask"]), f"mask {name}"),
+    )
+
+
+def _prepared(
+    name: str, split: str, data_dir: str | Path | None, kind: str
+) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
+    """The records of a prepared data set's split, and what its builder noted about all of them."""
+    from data_pipelines import builders  # TFDS takes its time to import
+
+    prepared = [known for known in builders.NAMES if builders.holds(known, kind)]
+    if name not in prepared:
+        close = difflib.get_close_matches(name, [*WORLDS, *prepared], 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        layout = "JPEGImages/ and Annotations/" if kind == "videos" else "images/ and masks/"
+        raise ValueError(
+            f"There are no {kind} called {name!r}.{hint} It may be a folder with {layout}, "
+            f"{' or '.join(WORLDS)} (:clips=64,frames=8,seed=0,height=256,width=448), "
+            f"or a data set that `jaxvos prepare` has prepared: {', '.join(prepared)}."
+        )
+    return builders.prepared(name, split, data_dir)
+
+
+def _without(names: Sequence[str], left_out: Sequence[str], where: str) -> list[int]:
+    """The positions of the names that are not left out."""
+    gone = _positions(names, left_out, where)
+    kept = [number for number in range(len(names)) if number not in gone]
+    if not kept:
+        raise ValueError(f"Nothing of {where} is left: all {len(names)} videos are left out.")
+    return kept
+
+
+def _positions(names: Sequence[str], wanted: Sequence[str], where: str) -> set[int]:
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ValueError(f"{where} has no video called {some(unknown)}. It has: {some(names, 20)}.")
+    return {number for number, name in enumerate(names) if name in wanted}
+
+
+def _ends(parts: Sequence[Sequence[Any]]) -> tuple[int, ...]:
+    return tuple(accumulate(len(part) for part in parts))
+
+
+def _joined(parts: Sequence[Sequence[Any]], ends: Sequence[int], number: int) -> Any:
+    which = int(np.searchsorted(ends, number, side="right"))
+    return parts[which][number - (ends[which - 1] if which else 0)]

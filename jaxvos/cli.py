@@ -1,0 +1,248 @@
+"""The command line: `jaxvos COMMAND --help`. Each command is one function of `jaxvos.programs`.
+
+Programs are imported when their command runs, so that `jaxvos --help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="jaxvos",
+    help="Unsupervised video object segmentation: train, segment, evaluate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights (.safetensors), or the folder of a training run.")
+]
+SystemName = Annotated[
+    str | None, typer.Option("--system", help="System; by default the one the weights are of.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, may be given several times.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("jaxvos-demo"),
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a small COSNet on made-up video, segment and score unseen clips; needs no data."""
+    from jaxvos.programs.demo import demo
+
+    demo(out, steps=steps, overwrite=overwrite)
+
+
+@app.command()
+def segment(
+    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks, overlay.mp4, sheet.png.")],
+    weights: Weights = None,
+    system: SystemName = None,
+    threshold: Annotated[float, typer.Option(help="Scores above it are foreground.")] = 0.5,
+    scores: Annotated[bool, typer.Option("--scores", help="Write soft maps too.")] = False,
+    overwrite: Overwrite = False,
+    changes: Changes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Segment a video: masks, a film with the masks laid over it, a contact sheet, a summary."""
+    from jaxvos.programs.segment import segment_to_folder
+
+    summary = segment_to_folder(
+        source,
+        out,
+        system=system,
+        weights=weights,
+        options=_options(changes),
+        threshold=threshold,
+        scores=scores,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    share = summary["foreground"]["mean"]
+    print(
+        f"{summary['frames']} frames in {summary['seconds']:.1f} s, foreground {share:.1%} of the "
+        f"picture on average. Look at {out / 'overlay.mp4'} and {out / 'sheet.png'}."
+    )
+    empty = summary["frames_without_foreground"]
+    if empty:
+        print(
+            f"Nothing was found in {len(empty)} of the frames; {out / 'summary.json'} names them."
+        )
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Data set in the DAVIS layout.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder of masks SEQUENCE/FRAME.png to score.")
+    ] = None,
+    weights: Weights = None,
+    system: SystemName = None,
+    protocol: Annotated[str, typer.Option(help="What is scored, how it is averaged.")] = "davis16",
+    out: Annotated[Path | None, typer.Option(help="Folder for CSV and summary.json.")] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="Names with commas between; default: the list of the set.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Scores above it are foreground.")] = 0.5,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
+    overwrite: Overwrite = False,
+    changes: Changes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score masks, or a system, on an annotated data set."""
+    from jaxvos.programs.evaluate import evaluate
+
+    evaluate(
+        data,
+        protocol=protocol,
+        predictions=predictions,
+        system=system,
+        weights=weights,
+        out=out,
+        workers=workers,
+        sequences=sequences.split(",") if sequences else None,
+        threshold=threshold,
+        overwrite=overwrite,
+        options=_options(changes),
+        progress=not quiet,
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="configs/NAME.py or NAME, with :smoke to try it.")],
+    workdir: Annotated[Path, typer.Option(help="Folder of the run; an old run goes on.")],
+    changes: Changes = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes, as on a TPU pod.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe, or go on with a run that was stopped."""
+    from jaxvos.recipe import read_recipe
+
+    config = read_recipe(recipe, changes or ())
+    from jaxvos.programs.train import start_distributed, train
+
+    start_distributed(distributed)
+    summary = train(config, workdir, progress=not quiet)
+    ended = "stopped, start the same command to go on," if summary["stopped"] else "done"
+    j = "" if summary["J"] is None else f" Best J on the evaluation's videos: {summary['J']:.3f}."
+    print(f"{summary['step']} of {summary['steps']} steps {ended} in {summary['seconds']} s.{j}")
+    if summary["weights"]:
+        print(f"Next: jaxvos segment VIDEO --weights {summary['weights']} --out masks")
+
+
+@app.command()
+def convert(
+    system: Annotated[str, typer.Argument(help="System that the weights are of.")],
+    source: Annotated[Path, typer.Argument(help="Published file: .pth, .safetensors or .npz.")],
+    target: Annotated[Path, typer.Argument(help="Our file: .safetensors.")],
+    license_note: Annotated[
+        str, typer.Option(help="Licence of the weights, kept in the file.")
+    ] = "unknown: ask the authors of the weights",
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn published weights into ours, without PyTorch and without running anything in them."""
+    from jaxvos.programs.convert import convert
+
+    convert(
+        system,
+        source,
+        target,
+        license_note=license_note,
+        options=_options(changes),
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="davis/2016, davis/2017, duts, msra10k, ...")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="The folder that you downloaded.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where prepared data sets live.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept a part of the official files.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a downloaded data set and pack it for training (TFDS, array_record)."""
+    from jaxvos.programs.prepare import prepare
+
+    prepare(name, source, data_dir=data_dir, partial=partial, progress=not quiet)
+
+
+@app.command()
+def systems() -> None:
+    """List the systems."""
+    from jaxvos.systems import SYSTEMS
+
+    table = Table("system", "what it is", "needs beside the frames")
+    for name, system in sorted(SYSTEMS.items()):
+        table.add_row(name, system.title, ", ".join(system.reads) or "nothing")
+    Console().print(table)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Names of benchmarks with commas between.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it run?")] = False,
+) -> None:
+    """Measure this machine: compilation, seconds a frame, training, data, scoring, memory."""
+    from jaxvos.programs.bench import bench
+
+    bench(out, only=only.split(",") if only else None, quick=quick)
+
+
+def _options(changes: list[str] | None) -> dict[str, Any] | None:
+    """Options given as KEY=VALUE, values as Python literals; None if there are none."""
+    import ast
+
+    options = {}
+    for change in changes or ():
+        key, sign, text = change.partition("=")
+        if not sign:
+            raise ValueError(f"--set {change!r}: write KEY=VALUE, for example references=3.")
+        try:
+            options[key.strip()] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key.strip()] = text
+    return options or None
+
+
+def main() -> None:
+    """Runs a command; what the user can mend is told in a sentence, without a traceback."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxvos" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("JAXVOS_TRACEBACK"):
+            raise
+        print(f"jaxvos: {error}", file=sys.stderr)
+        print("(JAXVOS_TRACEBACK=1 shows where it happened.)", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Bilinear resizing with either corner convention, as PyTorch's `interpolate` (no antialias)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool = False) -> jax.Array:
+    """Resizes maps [..., h, w, C] to [..., H, W, C] by two small matrices, rows then columns.
+
+    Args:
+        x: Maps; computed and returned in their own type.
+        size: (H, W).
+        align_corners: True if the centres of the corner pixels are kept in place, False if the
+            outer edges of the picture are (OpenCV's convention).
+    """
+    rows = jnp.asarray(_weights(x.shape[-3], size[0], align_corners), x.dtype)
+    columns = jnp.asarray(_weights(x.shape[-2], size[1], align_corners), x.dtype)
+    return jnp.einsum("Hh,Ww,...hwc->...HWc", rows, columns, x)
+
+
+def _weights(n: int, m: int, align_corners: bool) -> np.ndarray:
+    """The matrix [m, n] that interpolates n samples at m places."""
+    if align_corners:
+        places = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0.0)
+    else:
+        places = np.clip((np.arange(m) + 0.5) * (n / m) - 0.5, 0, n - 1)
+    low = np.minimum(places.astype(int), max(n - 2, 0))
+    share = places - low
+    weights = np.zeros((m, n))
+    weights[np.arange(m), low] += 1 - share
+    weights[np.arange(m), np.minimum(low + 1, n - 1)] += share
+    return weights

@@ -1,0 +1,1 @@
+"""Exact numpy and scipy measures of masks, one file per benchmark family."""

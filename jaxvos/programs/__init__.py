@@ -1,0 +1,1 @@
+"""The programs behind the commands of `jaxvos`; nothing but the command line imports them."""

@@ -1,0 +1,82 @@
+"""Published weights -> a weight file of ours: `jaxvos convert SYSTEM IN OUT.safetensors`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxvos
+from jaxvos import torch_import
+from jaxvos.checkpoints import read_weights, save_weights
+from jaxvos.systems import get
+from jaxvos.typing import Variables
+
+_PICTURE = (1, 33, 49, 3)  # shapes of parameters do not depend on it
+
+
+def convert(
+    system: str,
+    source: str | Path,
+    target: str | Path,
+    *,
+    license_note: str = "unknown: ask the authors of the weights",
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes the published weights `source` (.pth, .safetensors, .npz) as `target` (.safetensors).
+
+    Args:
+        system: Its name in SYSTEMS.
+        source: The published file; nothing in it is run, whatever it holds.
+        target: Our file. It is read back and compared before this returns.
+        license_note: What is known about the licence of the weights; kept in the file.
+        options: Of the model's constructor, where the weights are not of the published size.
+        overwrite: Whether `target` may exist.
+    """
+    record, source, target = get(system), Path(source), Path(target)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists already; pass --overwrite to replace it")
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
+    shapes = _shapes(record.model(**options), len(record.inputs))
+    tensors = torch_import.read(source)
+    try:
+        variables = torch_import.to_variables(tensors, record.names, shapes)
+    except ValueError as error:
+        raise ValueError(f"{source}, as weights of {system}: {error}") from error
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    metadata = {
+        "system": system,
+        "options": json.dumps(options),
+        "version": jaxvos.__version__,
+        "license": license_note,
+        "source": f"{source.name}, sha256 {digest}",
+    }
+    save_weights(target, variables, metadata)
+    _compare(target, variables, metadata)
+    leaves = jax.tree.leaves(variables["params"])
+    print(
+        f"{target}: {system}, {len(tensors)} tensors, {sum(a.size for a in leaves):,} parameters, "
+        f"{target.stat().st_size / 1e6:.1f} MB. Licence of the weights: {license_note}"
+    )
+
+
+def _shapes(model: nn.Module, inputs: int) -> Variables:
+    """The model's variables as shapes; nothing is computed."""
+    picture = jnp.zeros(_PICTURE)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *[picture] * inputs)
+    return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
+
+
+def _compare(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
+    """Makes sure that the file holds what was written."""
+    found, text = read_weights(path)
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), found, variables)
+    if text != metadata or not all(jax.tree.leaves(same)):
+        raise OSError(f"{path} does not hold what was written to it; is the disk failing?")

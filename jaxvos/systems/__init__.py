@@ -1,0 +1,141 @@
+"""The systems by name, one file per paper, and how a trained one is loaded."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict
+
+from jaxvos import torch_import
+from jaxvos.checkpoints import METADATA, read_weights
+from jaxvos.system import System
+from jaxvos.systems import cosnet
+from jaxvos.typing import Segmenter, Variables
+
+SYSTEMS: dict[str, System] = {
+    "cosnet": cosnet.SYSTEM,
+}
+
+
+class Loaded(NamedTuple):
+    """A system with its weights.
+
+    Attributes:
+        name: The key in SYSTEMS.
+        system: The record.
+        model: The Flax module with the options that the weights were made with.
+        variables: The weights.
+        metadata: What the weights' file says of itself.
+    """
+
+    name: str
+    system: System
+    model: nn.Module
+    variables: Variables
+    metadata: Mapping[str, str]
+
+    def segmenter(self, options: Mapping[str, Any] | None = None) -> Segmenter:
+        """The inference protocol, with the weights' own options where no others are given.
+
+        Options of the model that change no weights, such as dtype or block, may be among them.
+        """
+        options = dict(options or {})
+        fields = [name for name in options if name in self.system.model.__dataclass_fields__]
+        model = self.model.copy(**_tuples({name: options.pop(name) for name in fields}))
+        known = inspect.signature(self.system.segmenter).parameters
+        for name in options:
+            if name not in known:
+                names = ", ".join([*known][2:])
+                raise ValueError(f"{self.name} has no option {name!r}. Its protocol has: {names}.")
+        protocol = json.loads(self.metadata.get("segmenter", "{}")) | options
+        return self.system.segmenter(model, self.variables, **_tuples(protocol))
+
+
+def get(name: str) -> System:
+    """The system of that name."""
+    if name not in SYSTEMS:
+        raise ValueError(f"No system is called {name!r}. There are: {', '.join(sorted(SYSTEMS))}.")
+    return SYSTEMS[name]
+
+
+def load(system: str | None = None, weights: str | Path | None = None) -> Loaded:
+    """A system with weights from a .safetensors file of ours or from a training run's folder.
+
+    Args:
+        system: Its name; may be left out, since the file knows. If given it must agree.
+        weights: `jaxvos train` leaves a weights.safetensors in its workdir; `jaxvos convert` makes
+            one of published weights.
+    """
+    if weights is None:
+        raise ValueError(
+            "No weights are given. `jaxvos train` and `jaxvos convert` make them; pass the file or "
+            "the run's folder as weights=... (--weights)."
+        )
+    path = Path(weights)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    variables, metadata = read_weights(path)
+    name = metadata["system"]
+    if system is not None and system != name:
+        raise ValueError(f"{path} holds weights of {name!r}, not of {system!r}.")
+    record = get(name)
+    model = record.model(**_tuples(json.loads(metadata["options"])))
+    return Loaded(name, record, model, variables, metadata)
+
+
+def pretrained(source: str | Path, name: str, variables: Variables) -> Variables:
+    """`variables` of a system with all that the file `source` holds put in their place.
+
+    The file is one of ours, of this system; or published weights of the system, whole; or those of
+    its encoder alone under any one prefix, as the DeepLab that COSNet's training starts from; or an
+    ImageNet ResNet in torchvision's naming, which fills the backbone and leaves the rest.
+    """
+    path, system = Path(source), get(name)
+    if path.suffix == ".safetensors" and _is_ours(path):
+        ours, metadata = read_weights(path)
+        if metadata["system"] != name:
+            raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of {name!r}.")
+        _check_same_shapes(path, ours, variables)
+        return ours
+    tensors = torch_import.read(path)
+    if "layer1.0.conv1.weight" in tensors:
+        names = torch_import.TORCHVISION_RESNET
+        return torch_import.fill(variables, tensors, names, under=system.backbone)[0]
+    prefixes = {tensor.split(".")[0] for tensor in tensors}
+    if len(prefixes) == 1:
+        tensors = {tensor.split(".", 1)[1]: value for tensor, value in tensors.items()}
+        names = tuple(
+            (pattern.removeprefix(r"encoder\."), path.removeprefix("encoder/"))
+            for pattern, path in system.names
+            if path.startswith("encoder/")
+        )
+        return torch_import.fill(variables, tensors, names, under="encoder", ignore=())[0]
+    return torch_import.to_variables(tensors, system.names, variables)
+
+
+def _is_ours(path: Path) -> bool:
+    with safetensors.safe_open(path, framework="np") as file:
+        return set(METADATA) <= set(file.metadata() or {})
+
+
+def _check_same_shapes(path: Path, found: Variables, expected: Variables) -> None:
+    theirs, ours = (
+        {k: np.shape(v) for k, v in flatten_dict(tree, sep="/").items()}
+        for tree in (found, expected)
+    )
+    differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    if differ:
+        lines = [
+            f"{k}: {theirs.get(k, 'absent')} in the file, {ours.get(k, 'absent')} here"
+            for k in differ
+        ]
+        raise ValueError(f"{path} does not fit the recipe's model:\n" + "\n".join(lines))
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples, and Flax modules must be hashable."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

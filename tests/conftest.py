@@ -1,0 +1,36 @@
+"""Settings under which the tests catch most mistakes."""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Grain's workers read absl flags, which nothing parses under pytest.
+flags.FLAGS.mark_as_parsed()
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of reference data beside the checkout; without it a test is skipped."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the checkout (reference data of the developers' machines)")
+    return SHARED
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves the full-depth networks out unless their folder or their mark is asked for."""
+    asked = "parity" in config.getoption("markexpr") or any("parity" in a for a in config.args)
+    return True if collection_path.name == "parity" and not asked else None
