@@ -17,7 +17,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.init = ""
     config.batch = 8
     config.epochs = 0
-    config.steps = 200
+    config.steps = 120
     config.batch_norm = "global"
 
     config.model = ConfigDict()
@@ -61,7 +61,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.optimizer.warmup = 10
     config.optimizer.groups = ((r".*", (1.0,)),)
 
-    config.checkpoint_every = 100
+    config.checkpoint_every = 60
     config.log_every = 10
     config.evaluation = ConfigDict()
     config.evaluation.videos = "procedural-salient:seed=1,clips=2,frames=4,height=192,width=336"

@@ -118,7 +118,8 @@ def _overlaid(stage: Path) -> Iterator[tuple[str, np.ndarray]]:
         for path in files.frames:
             frame = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
             mask = read_mask(stage / "scores" / "masks" / files.name / f"{path.stem}.png")
-            yield f"{files.name} {path.stem}", overlay(frame, mask)
+            # In the second colour, green: the first one, red, would not show on these objects.
+            yield f"{files.name} {path.stem}", overlay(frame, 2 * mask)
 
 
 def _tell(out: Path, summary: dict[str, Any]) -> None:
