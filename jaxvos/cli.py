@@ -208,7 +208,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it run?")] = False,
 ) -> None:
     """Measure this machine: compilation, seconds a frame, training, data, scoring, memory."""
-    from jaxvos.programs.bench import bench
+    from jaxvos.programs.bench.suite import bench
 
     bench(out, only=only.split(",") if only else None, quick=quick)
 
