@@ -55,18 +55,26 @@ class Case(NamedTuple):
         assert not far, f"further off than {self.tolerance:.1e}: {far}"
 
 
-def find(system: str) -> list[Case]:
-    """All cases of a system in the folder; none at all is an error: a test must check something."""
-    root = Path(os.environ.get("JAXVOS_PARITY_CASES") or Path(__file__).parent)
-    cases = []
-    for path in sorted(root.rglob("manifest.json")):
-        manifest = json.loads(path.read_text())
-        if manifest["system"] == system:
-            with np.load(path.with_name("case.npz")) as arrays:
-                cases.append(Case(path.parent, manifest, dict(arrays)))
-    if not cases:
-        raise ValueError(f"{root} holds no parity case of {system!r}")
-    return cases
+def folders(system: str) -> list[Path | None]:
+    """The folders of a system's cases; [None] if there is none, which `load` then fails on.
+
+    Other systems' tests are collected in the same run, so that collecting must not fail.
+    """
+    manifests = sorted(_root().rglob("manifest.json"))
+    of_system = [m for m in manifests if json.loads(m.read_text())["system"] == system]
+    return [m.parent for m in of_system] or [None]
+
+
+def load(folder: Path | None) -> Case:
+    """The case in a folder; that there is none is an error, lest a test check nothing."""
+    assert folder is not None, f"{_root()} holds no parity case of this system"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    with np.load(folder / "case.npz") as arrays:
+        return Case(folder, manifest, dict(arrays))
+
+
+def _root() -> Path:
+    return Path(os.environ.get("JAXVOS_PARITY_CASES") or Path(__file__).parent)
 
 
 def draw(case: str, name: str, shape: list[int]) -> np.ndarray:
