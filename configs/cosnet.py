@@ -105,6 +105,7 @@ def get_config(mode: str = "") -> ConfigDict:
         config.data.videos = "procedural:clips=2,frames=4,height=48,width=64"
         config.data.images = "procedural-salient:clips=2,frames=4,height=48,width=64"
         config.data.size = (33, 49)
+        config.data.steps_per_epoch = 2  # one image step, one video step
         config.data.workers = 0
         config.checkpoint_every = 2
         config.evaluation.videos = "procedural:clips=1,frames=4,height=48,width=64,seed=9"

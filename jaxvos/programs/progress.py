@@ -10,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 ETA_PERIOD_S = 3600.0
 """The time left is estimated from this much of the past, evaluations and saving included."""
 
+BAR = 6
+"""Characters of the bar itself: with it, all that a run says of itself fits in a line of 80."""
+
 
 class TrainingBar:
     """Shows a run: loss, steps/s, images/s, the share of time spent waiting for data, time left.
@@ -22,16 +25,17 @@ class TrainingBar:
         self.speeds: dict[str, float] = {}
         self._then, self._done, self._waited_s = time.perf_counter(), done, 0.0
         text = (
-            "loss {task.fields[loss]:.4f}  {task.fields[steps]:.2f} steps/s  "
-            "{task.fields[images]:.1f} images/s  waiting for data {task.fields[wait]:.0%}"
+            "loss {task.fields[loss]:.4f} {task.fields[steps]:.2f} steps/s "
+            "{task.fields[images]:.1f} images/s data wait {task.fields[wait]:.0%}"
         )
-        columns = ("train", BarColumn(), MofNCompleteColumn(), TextColumn(text))
+        columns = (BarColumn(BAR), MofNCompleteColumn(), TextColumn(text))
         left = TimeRemainingColumn(elapsed_when_finished=True)
         self._bar = Progress(
             *columns,
             left,
             console=Console(stderr=True),
             disable=not shown,
+            get_time=time.perf_counter,
             speed_estimate_period=ETA_PERIOD_S,
         )
         self._task = self._bar.add_task(

@@ -113,7 +113,7 @@ class RunDir:
         self._saving = step
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         if shutil.disk_usage(self.path).free < needed:  # Orbax would say so in a thousand lines
-            raise self._lost(f"{needed / 1e6:.1f} MB are needed.")
+            raise self._lost(f"Step {step}", f"{needed / 1e6:.1f} MB are needed.")
         try:
             self._manager.save(
                 step,
@@ -124,7 +124,7 @@ class RunDir:
                 force=True,  # that a step exists already is an error, not a reason to do nothing
             )
         except Exception as error:
-            raise self._lost(error) from error
+            raise self._lost(f"Step {step}", error) from error
         if self._best is None or (j is not None and j >= self._best[1]):
             self._save_weights(step, state, j)
         if j is not None and (self._best is None or j >= self._best[1]):
@@ -139,7 +139,7 @@ class RunDir:
             if self._writing is not None:
                 self._writing.result()
         except Exception as error:
-            raise self._lost(error) from error
+            raise self._lost(f"Step {self._saving}", error) from error
         self._saving = self._writing = None
         self._empty_trash()
 
@@ -151,8 +151,12 @@ class RunDir:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Appends one line of numbers to metrics.jsonl, and the same for TensorBoard."""
-        if self._log is not None:
+        if self._log is None:
+            return
+        try:
             self._log.write(step, numbers)
+        except OSError as error:
+            raise self._lost(f"The log of step {step}", error) from error
 
     def keep_bad_batch(self, step: int, numbers: Mapping[str, float], names: list[str]) -> None:
         """Lists the records of the batch whose loss was not finite."""
@@ -219,13 +223,13 @@ class RunDir:
                 f"or the same recipe to go on."
             )
 
-    def _lost(self, why: object) -> OSError:
-        """The error that what is being saved cannot be, after which nothing is any more."""
-        step, self._saving = self._saving, None
+    def _lost(self, what: str, why: object) -> OSError:
+        """The error that something cannot be saved, after which nothing more is."""
+        self._saving = None
         whole = ", ".join(map(str, self._steps_on_disk())) or "none yet"
         free = shutil.disk_usage(self.path).free / 1e6
         return OSError(
-            f"Step {step} could not be saved in {self.path}, where {free:.1f} MB are free: {why}\n"
+            f"{what} could not be saved in {self.path}, where {free:.1f} MB are free: {why}\n"
             f"Whole checkpoints there, by step: {whole}. Make room and start the same command "
             f"again to go on from the last one."
         )

@@ -57,29 +57,31 @@ class Board:
     """
 
     def __init__(self, folder: Path, after: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(exist_ok=True)
-        # The process in the name: a run that goes on within the second gets a file of its own.
-        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # TensorBoard looks for "tfevents". With the process in its name, a run that goes on within
+        # the second gets a file of its own.
+        name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._append(file_version="brain.Event:2")
         # TensorBoard drops what an earlier process wrote of steps from here on.
         restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._append(event_pb2.Event(step=after + 1, wall_time=time.time(), session_log=restart))
+        self._append(step=after + 1, session_log=restart)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes {tag: value} of a step."""
         values = [self._summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
-        summary = self._summary(value=values)
-        self._append(self._event(step=step, wall_time=time.time(), summary=summary))
+        self._append(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
         """Closes the file; all of it is on disk already."""
         self._file.close()
 
-    def _append(self, event: Any) -> None:
-        self._file.write_event(event)
+    def _append(self, **event: Any) -> None:
+        self._file.write(self._event(wall_time=time.time(), **event).SerializeToString())
         self._file.flush()
 
 

@@ -15,7 +15,7 @@ AHEAD = 2
 busy, few enough that a host which waits for data says something about the data."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ValueError):
     """The loss or its gradient became NaN or infinite; names the step and its records."""
 
 

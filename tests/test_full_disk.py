@@ -1,0 +1,186 @@
+"""A disk that fills up while a run trains: a clear error, and nothing lost that was whole."""
+
+import gc
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from jaxvos.checkpoints import read_weights
+from jaxvos.programs.rundir import RunDir
+from jaxvos.programs.train import State
+from jaxvos.systems import SYSTEMS
+from tests.train_process import (
+    SPECK,
+    before_step,
+    logged,
+    remember_programs,
+    saved,
+    speck,
+    steps_kept,
+    train,
+)
+
+MB = 1_000_000
+
+
+class SmallDisk:
+    """A file system of 24 MB in memory; only root may make one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        options = ["-t", "tmpfs", "-o", "size=24m", "tmpfs"]
+        subprocess.run(["mount", *options, str(folder)], check=True, capture_output=True)
+
+    def fill(self, left: int) -> None:
+        """Leaves so many bytes free."""
+        with (self.folder / "filling").open("ab", buffering=0) as file:
+            file.write(bytes(shutil.disk_usage(self.folder).free - left))
+
+    def free(self) -> None:
+        """Makes room again."""
+        (self.folder / "filling").unlink()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+class ShortFiles:
+    """Stands in for a small disk: no file of this process may grow beyond what would be left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self, left: int) -> None:
+        """Allows files of a third of so many bytes: an array of the tests' state does not fit."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (left // 3, self._before[1]))
+
+    def free(self) -> None:
+        """Allows files of any size again."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+
+    def close(self) -> None:
+        self.free()
+
+
+def can_mount(folder: Path) -> bool:
+    try:
+        SmallDisk(folder).close()
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+@pytest.fixture
+def disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    small = (SmallDisk if can_mount(folder) else ShortFiles)(folder)
+    yield small
+    small.close()
+
+
+@pytest.fixture
+def mounted(disk):
+    if isinstance(disk, ShortFiles):
+        pytest.skip("a disk that is wholly full takes a mount, which takes root")
+    return disk
+
+
+def state_of(step):
+    """A state of 0.8 MB that does not compress; being many arrays, a checkpoint of it is larger."""
+    w, trace = np.random.default_rng(step).normal(size=(2, 100_000)).astype(np.float32)
+    many = {f"a{i}": np.float32(i) for i in range(300)}
+    return jax.device_put(State(np.int32(step), {"w": w}, many, {"trace": trace}))
+
+
+def weights_of(folder):
+    variables, metadata = read_weights(folder / "weights.safetensors")
+    return metadata["step"], variables["params"]["w"]
+
+
+# Orbax leaves callbacks into a closed event loop behind when it gives a save up.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_amid_a_save_costs_no_earlier_checkpoint(disk):
+    workdir = disk.folder / "run"
+    message = r"(?s)Step 2 could not be saved in .*run.*by step: 1\. Make"
+    with pytest.raises(OSError, match=message), RunDir(workdir, speck()) as run:
+        run.save(1, state_of(1), {"step": 1}, 0.5)
+        run.finish()
+        disk.fill(left=int(0.82 * MB))  # it looks as if there were room
+        run.save(2, state_of(2), {"step": 2}, 0.6)
+    disk.free()
+    assert "1" in steps_kept(workdir)
+    assert weights_of(workdir)[0] in ("1", "2"), "whole: either the old ones or the new ones"
+    with RunDir(workdir, speck()) as run:
+        assert (run.newest, run.best_j) == (1, 0.5)
+        shapes = jax.eval_shape(lambda: state_of(1))
+        state, place = run.restore(shapes, SingleDeviceSharding(jax.devices()[0]))
+        run.finish()
+        assert place == {"step": 1}
+        np.testing.assert_array_equal(state.params["w"], state_of(1).params["w"])
+        run.save(2, state_of(2), {"step": 2}, 0.6)
+    assert steps_kept(workdir) == ["2"]
+    np.testing.assert_array_equal(weights_of(workdir)[1], state_of(2).params["w"])
+    gc.collect()  # so that they are met here
+
+
+def test_a_save_that_cannot_fit_is_not_begun_and_says_what_it_needs(mounted):
+    workdir = mounted.folder / "run"
+    with RunDir(workdir, speck()) as run:
+        run.save(1, state_of(1), {}, None)
+        run.finish()
+        mounted.fill(left=MB // 2)
+        with pytest.raises(OSError, match=r"where 0\.\d MB are free: 0\.8 MB are needed"):
+            run.save(2, state_of(2), {}, None)
+    assert steps_kept(workdir) == ["1"]
+    assert weights_of(workdir)[0] == "1"
+
+
+@pytest.mark.parametrize("tensorboard", [True, False])
+def test_a_full_disk_leaves_whole_lines_in_the_log(mounted, monkeypatch, tensorboard):
+    if not tensorboard:  # which then cannot take the last bytes
+        monkeypatch.setitem(sys.modules, "tensorboardX", None)
+        monkeypatch.setitem(sys.modules, "tensorboardX.proto", None)
+    workdir = mounted.folder / "run"
+    message = r"(?s)The log of step \d+ could not be saved in .*No space left.*by step: none yet"
+    with pytest.raises(OSError, match=message), RunDir(workdir, speck()) as run:
+        mounted.fill(left=3 * 4096)
+        for step in range(1, 100_000):
+            run.log(step, {"loss": 1 / step, "image_loss": 0.5})
+    mounted.free()
+    steps = [line["step"] for line in logged(workdir)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 10
+    assert (workdir / "metrics.jsonl").read_bytes().endswith(b"}\n")
+
+
+def test_a_run_stopped_by_a_full_disk_goes_on_to_the_same_end(mounted, tmp_path, monkeypatch):
+    monkeypatch.setitem(SYSTEMS, "speck", SPECK)
+    remember_programs(monkeypatch.setattr)
+    workdir = mounted.folder / "run"
+    with monkeypatch.context() as patch:
+        before_step(6, lambda: mounted.fill(left=0), patch.setattr)
+        with pytest.raises(OSError, match=r"Step 6 could not be saved in"):
+            train(workdir, ["log_every=100"], devices=1)
+    mounted.free()
+    assert steps_kept(workdir) == ["3"]
+    assert train(workdir, ["log_every=100"], devices=1)["step"] == 8
+    train(tmp_path / "whole", ["log_every=100"], devices=1)
+    ours, theirs = saved(workdir, 8), saved(tmp_path / "whole", 8)
+    assert ours.keys() == theirs.keys()
+    for path, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+
+
+def test_a_workdir_on_a_full_disk_is_refused_at_once(mounted):
+    mounted.fill(left=0)
+    with pytest.raises(OSError, match=r"The workdir .*run cannot be written to"):
+        RunDir(mounted.folder / "run", speck())
