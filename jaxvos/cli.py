@@ -105,7 +105,7 @@ def evaluate(
     """Score masks, or a system, on an annotated data set."""
     from jaxvos.programs.evaluate import evaluate
 
-    evaluate(
+    summary = evaluate(
         data,
         protocol=protocol,
         predictions=predictions,
@@ -119,6 +119,8 @@ def evaluate(
         options=_options(changes),
         progress=not quiet,
     )
+    if quiet:  # then there was no table
+        print(f"{protocol}: J {summary['J']['mean']:.4f}, F {summary['F']['mean']:.4f}")
 
 
 @app.command()
