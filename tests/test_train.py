@@ -25,9 +25,9 @@ from tests.train_process import (
     before_step,
     logged,
     poison_step,
-    remember_programs,
     saved,
     speck,
+    speck_known,
     steps_kept,
     terminate_oneself,
     tiny,
@@ -39,9 +39,7 @@ RECIPES = sorted((ROOT / "configs").glob("*.py"))
 
 @pytest.fixture(autouse=True, scope="module")
 def speck_is_known():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SYSTEMS, "speck", SPECK)
-        remember_programs(patch.setattr)
+    with speck_known():
         yield
 
 

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from jaxvos.programs import train as trainer
-from jaxvos.systems import SYSTEMS
 from tests.train_process import (
-    SPECK,
     assert_close,
     assert_same_bits,
     logged,
-    remember_programs,
     saved,
+    speck_known,
     start,
     steps_kept,
     train,
@@ -26,9 +24,7 @@ from tests.train_process import (
 
 @pytest.fixture(autouse=True, scope="module")
 def speck_is_known():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SYSTEMS, "speck", SPECK)
-        remember_programs(patch.setattr)
+    with speck_known():
         yield
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines import samples
@@ -168,6 +170,15 @@ def remember_programs(patch=setattr):
         return known[key, mesh]
 
     patch(trainer, "compiled", remembered)
+
+
+@contextmanager
+def speck_known():
+    """Within the block there is a system "speck", and equal runs compile once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SYSTEMS, "speck", SPECK)
+        remember_programs(patch.setattr)
+        yield
 
 
 def start(*jobs, **environment):
