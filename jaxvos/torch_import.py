@@ -6,9 +6,8 @@ match as a whole, and the path of our module, which may use its groups; the firs
     (r"encoder\\.conv1", r"encoder/conv1"),
     (r"encoder\\.layer(\\d)\\.(\\d+)\\.(conv|bn)(\\d)", r"encoder/layer\\1/block\\2/\\3\\4"),
 
-A path that ends in an index, say `[\\2-1]`, means that entry of leaves which are stacked along
-their first axis, as scanned layers keep them. A module's leaves follow by kind (`weight`,
-`running_mean`, ...), never by shape: a square matrix would load transposed in silence.
+A module's leaves follow by kind (`weight`, `running_mean`, ...), never by shape: a square matrix
+would load transposed in silence.
 """
 
 import io
@@ -81,23 +80,26 @@ def to_variables(
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(target, sep="/").items()}
     made = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
-    filled: dict[tuple[str, int | None], str] = {}
+    filled: dict[str, str] = {}
     extra, misfits = [], []
     for name, tensor in tensors.items():
-        path, index = _place(name, names, shapes)
+        path = _place(name, names, shapes)
         if path is None:
             extra.append(f"+ {name} {tensor.shape}: nothing of ours")
             continue
         ours = _to_layout(tensor, path.rpartition("/")[2], shapes[path])
-        slot = made[path] if index is None else made[path][index, ...]
-        if (path, index) in filled:
-            misfits.append(f"! {name} {tensor.shape}: {path} is {filled[path, index]} already")
-        elif ours.shape != slot.shape:
-            misfits.append(f"! {name} {tensor.shape}: ours is {_label(path, index)} {slot.shape}")
+        if path in filled:
+            misfits.append(f"! {name} {tensor.shape}: {path} is {filled[path]} already")
+        elif ours.shape != shapes[path]:
+            misfits.append(f"! {name} {tensor.shape}: ours is {path} {shapes[path]}")
         else:
-            slot[...] = ours
-        filled.setdefault((path, index), name)
-    missing = [line for path in shapes for line in _missing(path, shapes[path], filled)]
+            made[path][...] = ours
+        filled.setdefault(path, name)
+    missing = [
+        f"- {path} {shape}: not in the checkpoint"
+        for path, shape in shapes.items()
+        if path not in filled
+    ]
     if extra or missing or misfits:
         raise ValueError("\n".join(("The checkpoint does not fit:", *extra, *missing, *misfits)))
     return unflatten_dict(made, sep="/")
@@ -129,29 +131,18 @@ def fill(
     return unflatten_dict(flat, sep="/"), tuple(places)
 
 
-def _place(
-    name: str, names: Names, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str | None, int | None]:
-    """Our leaf (and the entry of it) that the published tensor `name` belongs to."""
+def _place(name: str, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Our leaf that the published tensor `name` belongs to."""
     module, _, kind = name.rpartition(".")
     matches = ((re.fullmatch(pattern, module), path) for pattern, path in names)
     path = next((match.expand(path) for match, path in matches if match), None)
     if path is None:
-        return None, None
-    path, index = _split_index(path)
+        return None
     if kind in _STATISTICS:
         leaves = [f"batch_stats/{path}/{_STATISTICS[kind]}"]
     else:
         leaves = [f"params/{path}/{leaf}" for leaf in (_WEIGHTS if kind == "weight" else (kind,))]
-    leaf = next((leaf for leaf in leaves if leaf in shapes), None)
-    stacked = leaf is None or index is None or index in range(*shapes[leaf][:1] or (0,))
-    return leaf if stacked else None, index
-
-
-def _split_index(path: str) -> tuple[str, int | None]:
-    """ "a/b[3-1]" -> ("a/b", 2); a path without an index comes back with None."""
-    match = re.fullmatch(r"(.+)\[(\d+)([+-]\d+)?\]", path)
-    return (match[1], int(match[2]) + int(match[3] or 0)) if match else (path, None)
+    return next((leaf for leaf in leaves if leaf in shapes), None)
 
 
 def _to_layout(tensor: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,23 +152,6 @@ def _to_layout(tensor: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndar
     if leaf == "negative_slope" and tensor.shape == (1,) and shape == ():
         return tensor[0:1].reshape(())  # one slope for all channels
     return tensor
-
-
-def _missing(
-    path: str, shape: tuple[int, ...], filled: Mapping[tuple[str, int | None], str]
-) -> list[str]:
-    """A line for the leaf, or for each entry of it where others were found, without a tensor."""
-    if (path, None) in filled:
-        return []
-    entries = [index for known, index in filled if known == path]
-    if not entries:
-        return [f"- {path} {shape}: not in the checkpoint"]
-    gaps = [index for index in range(shape[0]) if index not in entries]
-    return [f"- {_label(path, index)} {shape[1:]}: not in the checkpoint" for index in gaps]
-
-
-def _label(path: str, index: int | None) -> str:
-    return path if index is None else f"{path}[{index}]"
 
 
 def _state_dict(path: Path, found: Any) -> dict[str, np.ndarray]:

@@ -156,32 +156,6 @@ def test_the_first_pattern_that_matches_the_whole_name_counts():
     assert ours["params"]["first"]["1"]["bias"].tolist() == [1, 1]
 
 
-STACK = ((r"l\.(\d+)\.conv", r"rest/conv[\1-1]"), (r"l\.(\d+)\.act", r"rest/act[\1-1]"))
-STACKED = {"rest": {"conv": shaped(kernel=(3, 1, 1, 4, 5)), "act": shaped(negative_slope=(3,))}}
-
-
-def test_an_index_means_one_entry_of_stacked_leaves():
-    tensors = {f"l.{i}.conv.weight": drawn(5, 4, 1, 1) for i in (2, 1, 3)}
-    tensors |= {f"l.{i}.act.weight": drawn(1)[0] for i in (1, 2, 3)}
-    ours = torch_import.to_variables(tensors, STACK, {"params": STACKED})["params"]["rest"]
-    for i in range(3):
-        expected = tensors[f"l.{i + 1}.conv.weight"][:, :, 0, 0].T
-        np.testing.assert_array_equal(ours["conv"]["kernel"][i, 0, 0], expected)
-        assert ours["act"]["negative_slope"][i] == tensors[f"l.{i + 1}.act.weight"]
-
-
-def test_entries_outside_of_a_stack_are_left_over_and_gaps_are_missing():
-    tensors = {f"l.{i}.conv.weight": drawn(5, 4, 1, 1) for i in (0, 1, 3, 4)}
-    with pytest.raises(ValueError) as caught:
-        torch_import.to_variables(tensors, STACK, {"params": STACKED})
-    assert str(caught.value).splitlines()[1:] == [
-        "+ l.0.conv.weight (5, 4, 1, 1): nothing of ours",
-        "+ l.4.conv.weight (5, 4, 1, 1): nothing of ours",
-        "- params/rest/conv/kernel[1] (1, 1, 4, 5): not in the checkpoint",
-        "- params/rest/act/negative_slope (3,): not in the checkpoint",
-    ]
-
-
 def test_one_error_lists_all_that_does_not_fit():
     tensors = {
         "gate.weight": np.zeros((1, 256, 1, 1)),
