@@ -69,6 +69,15 @@ def test_loss_of_a_batch_without_any_object_is_finite_and_falls_with_the_logits(
     assert np.isfinite(values).all() and values[1] < values[0]
 
 
+def test_loss_of_a_quarter_of_object_is_weighted_by_four():
+    mask = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
+    unsure = jnp.zeros(mask.shape)
+    np.testing.assert_allclose(cosnet.balanced_bce(unsure, mask), 4 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(cosnet.l1(unsure, mask), 0.5, rtol=1e-6)
+    total, _ = cosnet.loss({"target": unsure}, {"target_mask": mask})
+    np.testing.assert_allclose(total, 4 * np.log(2) + 0.8 * 0.5, rtol=1e-6)
+
+
 def test_image_steps_train_the_encoder_alone(tiny):
     model, variables = tiny
     picture = cosnet.prepare(jnp.asarray(frames(1)[0])[None, :33, :49])
