@@ -45,6 +45,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.model.features = 256
     config.model.group = False
     config.model.coattention = True
+    config.model.head_std = 0.01
     config.model.block = 0
     config.model.remat = False
     config.model.scan = False

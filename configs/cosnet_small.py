@@ -22,7 +22,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.init = ""
     config.batch = 4
     config.epochs = 0
-    config.steps = 1500
+    config.steps = 1200
     config.batch_norm = "global"
 
     config.model = ConfigDict()
@@ -33,6 +33,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.model.features = 32
     config.model.group = False
     config.model.coattention = True
+    config.model.head_std = 0.1
     config.model.block = 0
     config.model.remat = False
     config.model.scan = False

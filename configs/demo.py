@@ -28,6 +28,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.model.features = 24
     config.model.group = False
     config.model.coattention = True
+    config.model.head_std = 0.1
     config.model.block = 0
     config.model.remat = False
     config.model.scan = False

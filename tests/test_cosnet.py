@@ -3,12 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxvos.davis_layout import list_sequences, read_labels
 from jaxvos.inference import batched, draw_references
+from jaxvos.metrics.davis import region_similarity
 from jaxvos.system import initialise
 from jaxvos.systems import cosnet
 from jaxvos.typing import Video
+from jaxvos.video import open_video
 
 TINY = {"depths": (1, 1, 1, 1), "width": 4, "branch": 8, "features": 8}
 SIZE = (33, 49)
@@ -197,3 +201,58 @@ def test_batched_pads_the_last_call_and_yields_nothing_for_the_padding():
     results = list(batched(double, (np.full(2, i) for i in range(5)), batch=3))
     assert calls == [(3, 2), (3, 2)]
     np.testing.assert_array_equal(results, [[2 * i] * 2 for i in range(5)])
+
+
+def learned(model, pictures, masks, steps):
+    """Variables after some steps of Adam on pairs of neighbours of a few real frames."""
+    variables = initialise(cosnet.SYSTEM, model, 0)
+    batch = {
+        "target": cosnet.prepare(pictures),
+        "reference": cosnet.prepare(jnp.roll(pictures, 1, axis=0)),
+        "target_mask": masks,
+        "reference_mask": jnp.roll(masks, 1, axis=0),
+    }
+    adam = optax.adam(5e-3)
+
+    @jax.jit
+    def step(params, statistics, moments):
+        def loss(params):
+            both = {"params": params, "batch_stats": statistics}
+            outputs, new = model.apply(
+                both, batch["target"], batch["reference"], train=True, mutable=["batch_stats"]
+            )
+            return cosnet.loss(outputs, batch)[0], new["batch_stats"]
+
+        gradient, statistics = jax.grad(loss, has_aux=True)(params)
+        updates, moments = adam.update(gradient, moments)
+        return optax.apply_updates(params, updates), statistics, moments
+
+    state = variables["params"], variables["batch_stats"], adam.init(variables["params"])
+    for _ in range(steps):  # a loop inside the program takes ten times as long on a CPU
+        state = step(*state)
+    return {"params": state[0], "batch_stats": state[1]}
+
+
+@pytest.mark.slow
+def test_masks_in_bfloat16_are_those_in_float32_on_real_frames(shared):
+    (files,) = list_sequences(shared / "data/davis16_tiny", names=["blackswan"])
+    video = open_video(files.frames)
+    size = (65, 113)
+    truths = [read_labels(path) != 0 for path in files.masks]
+    pictures = jnp.stack([cosnet.fit(frame, size) for frame in video.frames[::4]])
+    small = [cosnet.to_size(truth, size) > 0.5 for truth in truths[::4]]
+    model = cosnet.COSNet(
+        depths=(1, 1, 1, 1), width=6, strides=(1, 1, 1, 1), branch=16, features=16, head_std=0.1
+    )
+    masks = jnp.stack(small)[..., None].astype(jnp.float32)
+    variables = learned(model, pictures, masks, steps=80)
+    whole, half = (
+        [scores > 0.5 for scores in cosnet.segmenter(each, variables, size=size)(video)]
+        for each in (model, model.copy(dtype="bfloat16"))
+    )
+    same = [region_similarity(a, b) for a, b in zip(whole, half, strict=True)]
+    # Else the agreement would be about noise, or about nothing.
+    found = [region_similarity(m, truth) for m, truth in zip(whole, truths, strict=True)]
+    assert np.mean(found) > 0.7, found
+    assert min(same) > 0.99, same
+    assert any((a != b).any() for a, b in zip(whole, half, strict=True))

@@ -40,7 +40,6 @@ from jaxvos.system import System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
-HEAD_INIT = nn.initializers.normal(0.01)
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(inputs).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 MEAN_BGR = (104.00699, 116.66877, 122.67892)
@@ -86,12 +85,13 @@ class Head(nn.Module):
     """Joins a gated summary with the frame's own features and decides: logits [B, h, w, 1]."""
 
     features: int
+    std: float
     dtype: DType | None
 
     @nn.compact
     def __call__(self, summary: jax.Array, own: jax.Array, train: bool) -> jax.Array:
         joined = jnp.concatenate([summary, own], axis=-1)
-        conv = partial(nn.Conv, kernel_init=HEAD_INIT, dtype=self.dtype)
+        conv = partial(nn.Conv, kernel_init=nn.initializers.normal(self.std), dtype=self.dtype)
         norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")
         x = conv(self.features, (3, 3), padding=1, use_bias=False, name="conv")(joined)
         return conv(1, (1, 1), name="classifier")(nn.relu(norm(x)))
@@ -109,6 +109,7 @@ class COSNet(nn.Module):
         group: The group variant: one target is compared with N references at once.
         coattention: False compares with nothing: a frame's own features stand for its summary, the
             paper's ablation "without co-attention".
+        head_std: Standard deviation of the gate's and heads' first weights (published: 0.01).
         block: Rows of the affinity that exist at a time; 0 keeps the whole matrix.
         remat: Compute the encoder's insides again for the gradient instead of keeping them.
         scan: Compile equal residual blocks once (see `layers.resnet.Stage`).
@@ -122,6 +123,7 @@ class COSNet(nn.Module):
     features: int = 256
     group: bool = False
     coattention: bool = True
+    head_std: float = 0.01
     block: int = 0
     remat: bool = False
     scan: bool = False
@@ -142,9 +144,10 @@ class COSNet(nn.Module):
             self.linear_e = nn.Dense(
                 self.features, use_bias=False, kernel_init=LINEAR_INIT, dtype=self.dtype
             )
-        self.gate = nn.Conv(1, (1, 1), use_bias=False, kernel_init=HEAD_INIT, dtype=self.dtype)
-        self.head1 = Head(self.features, self.dtype)
-        self.head2 = Head(self.features, self.dtype)
+        init = nn.initializers.normal(self.head_std)
+        self.gate = nn.Conv(1, (1, 1), use_bias=False, kernel_init=init, dtype=self.dtype)
+        self.head1 = Head(self.features, self.head_std, self.dtype)
+        self.head2 = Head(self.features, self.head_std, self.dtype)
 
     def __call__(
         self, target: jax.Array, reference: jax.Array, train: bool = False
