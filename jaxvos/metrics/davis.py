@@ -55,12 +55,31 @@ def boundary_measure(
     predicted, true = _foregrounds(prediction, truth, void)
     radius = boundary_radius(true.shape, bound)
     box = _box(predicted | true)
-    ours, theirs = boundary(predicted[box]), boundary(true[box])
+    return agreement(outline(predicted[box], radius), outline(true[box], radius))
+
+
+class Outline(NamedTuple):
+    """A mask's boundary and all that is near it, to be compared with those of the same picture.
+
+    Both are pictures of bits, see `_bits`, whose rows are as wide as the picture and the radius.
+    """
+
+    edge: int
+    near: int
+
+
+def outline(mask: np.ndarray, radius: int) -> Outline:
+    """The boundary of a bool mask [H, W], and what lies within `radius` pixels of it."""
     # The margin of `radius` zeros keeps what leaves a row by its end out of the next one.
-    width = ours.shape[1] + radius
-    ours, theirs = _bits(ours, width), _bits(theirs, width)
-    precision = _matched(ours, _dilated(theirs, radius, width))
-    recall = _matched(theirs, _dilated(ours, radius, width))
+    width = mask.shape[1] + radius
+    edge = _bits(boundary(mask), width)
+    return Outline(edge, _dilated(edge, radius, width))
+
+
+def agreement(ours: Outline, theirs: Outline) -> float:
+    """F of the two masks, in [0, 1]."""
+    precision = _matched(ours.edge, theirs.near)
+    recall = _matched(theirs.edge, ours.near)
     # An empty boundary is wholly matched and matches nothing: F = 0 against one that is not empty.
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
