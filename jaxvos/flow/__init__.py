@@ -1,0 +1,1 @@
+"""Optical flow: where every pixel of a picture is in another one."""
