@@ -16,14 +16,25 @@ from PIL import Image
 
 import jaxvos
 from jaxvos import whole_folder
+from jaxvos.crf import refined
 from jaxvos.drawing import overlay
+from jaxvos.mask_formats import decode_rle
 from jaxvos.programs import segment as program
-from jaxvos.programs.segment import labels_of, segment, segment_to_folder, write_results
+from jaxvos.programs.segment import (
+    finished,
+    labels_of,
+    segment,
+    segment_to_folder,
+    write_results,
+)
+from jaxvos.smoothing import smoothed
 from jaxvos.typing import Video
 from jaxvos.video import open_video, read_mask, write_mask
 
 H, W, FRAMES = 34, 50, 14
-WRITTEN = {"masks", "overlay.mp4", "sheet.png", "summary.json"}
+ALWAYS = {"overlay.mp4", "sheet.png", "summary.json"}
+WRITTEN = {"masks", *ALWAYS}
+MASKS = {"png": "masks", "rle": "masks.json", "mp4": "masks.mp4", "coco": "coco.json"}
 
 
 def square(t):
@@ -115,6 +126,69 @@ def test_the_results_of_a_film_keep_its_rate(film, tmp_path):
         assert container.streams.video[0].average_rate.as_integer_ratio() == (30000, 1001)
     mask = read_mask(tmp_path / "out" / "masks" / "00008.png")
     assert np.mean(mask != square(8)) < 0.02
+
+
+@pytest.mark.parametrize("formats", [*MASKS, "rle,mp4", ["coco", "png"], tuple(MASKS)])
+def test_formats_choose_how_the_masks_are_written(formats, clip, tmp_path):
+    out = tmp_path / "out"
+    summary = write_results(open_video(clip), segmenter, out, formats=formats, progress=False)
+    chosen = formats.split(",") if isinstance(formats, str) else list(formats)
+    assert {file.name for file in out.iterdir()} == {*ALWAYS, *(MASKS[name] for name in chosen)}
+    assert summary["formats"] == chosen
+
+
+def test_the_masks_are_the_same_in_every_format(clip, tmp_path):
+    write_results(open_video(clip), segmenter, tmp_path, formats=tuple(MASKS), progress=False)
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    rle = json.loads((tmp_path / "masks.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [
+        f"{frame['name']}.png" for frame in rle["frames"]
+    ]
+    of_image = {a["image_id"]: a for a in coco["annotations"]}
+    film = open_video(tmp_path / "masks.mp4").frames
+    assert (len(film), film.rate, film.size) == (FRAMES, 24.0, (H, W))
+    for t, frame in enumerate(rle["frames"]):
+        assert frame["name"] == f"frame{t}"
+        mask = read_mask(tmp_path / "masks" / f"frame{t}.png")
+        if t == 3:
+            assert frame["objects"] == [] and t + 1 not in of_image
+            continue
+        np.testing.assert_array_equal(decode_rle(frame["objects"][0]["rle"]), mask)
+        np.testing.assert_array_equal(decode_rle(of_image[t + 1]["segmentation"]), mask)
+        assert of_image[t + 1]["score"] == pytest.approx(0.9)
+        assert np.mean((film[t][..., 0] > 127) != mask) < 0.01
+
+
+def test_a_films_frames_are_pictures_in_coco_and_its_rate_is_kept(film, tmp_path):
+    write_results(open_video(film), segmenter, tmp_path, formats="coco,rle,mp4", progress=False)
+    images = json.loads((tmp_path / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [f"{t:05d}.jpg" for t in range(FRAMES)]
+    rle = json.loads((tmp_path / "masks.json").read_text())
+    assert rle["video"] == "film" and rle["rate"] == pytest.approx(30000 / 1001)
+    with av.open(str(tmp_path / "masks.mp4")) as container:
+        assert container.streams.video[0].average_rate.as_integer_ratio() == (30000, 1001)
+
+
+def test_an_unknown_format_is_an_error_before_any_work(clip, tmp_path, monkeypatch):
+    fake_systems(monkeypatch, asked=(asked := []))
+    for formats in ("gif", "png,gif", ["png", "gif"]):
+        with pytest.raises(ValueError, match=r"called 'gif'\. There are: png, rle, mp4, coco"):
+            segment_to_folder(clip, tmp_path / "out", formats=formats, progress=False)
+        with pytest.raises(ValueError, match="'gif'"):
+            write_results(open_video(clip), no_work, tmp_path / "out", formats=formats)
+    assert asked == [] and os.listdir(tmp_path) == ["clip"]
+    segment_to_folder(clip, tmp_path / "out", formats="rle", progress=False)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {*ALWAYS, "masks.json"}
+
+
+def test_results_in_one_format_make_way_for_those_in_another(clip, tmp_path):
+    out, video = tmp_path / "out", open_video(clip)
+    write_results(video, segmenter, out, formats=tuple(MASKS), progress=False)
+    with pytest.raises(FileExistsError, match=r"masks, masks\.json, masks\.mp4, coco\.json"):
+        write_results(video, no_work, out, progress=False)
+    for formats in MASKS:
+        write_results(video, segmenter, out, formats=formats, overwrite=True, progress=False)
+        assert set(os.listdir(out)) == {*ALWAYS, MASKS[formats]}
 
 
 def test_the_sheet_shows_twelve_frames_at_most(clip, tmp_path):
@@ -232,9 +306,9 @@ def test_masks_that_are_not_ours_are_never_replaced(clip, tmp_path):
 def test_results_do_not_go_where_they_would_be_frames_or_their_own_source(clip, film, tmp_path):
     with pytest.raises(ValueError, match=r"sheet\.png would be one of them"):
         write_results(open_video(clip), no_work, clip, progress=False)
-    write_results(open_video(clip), segmenter, clip / "out", progress=False)
+    write_results(open_video(clip), segmenter, clip / "out", formats="png,mp4", progress=False)
     assert len(open_video(clip).frames) == FRAMES
-    for source in ("overlay.mp4", "masks"):
+    for source in ("overlay.mp4", "masks", "masks.mp4"):
         with pytest.raises(ValueError, match="overwritten while it is read"):
             write_results(open_video(clip / "out" / source), no_work, clip / "out", overwrite=True)
     with pytest.raises(FileExistsError, match="is a file"):
@@ -265,7 +339,9 @@ def test_a_run_that_stops_in_the_middle_leaves_what_was_there(stop, earlier, cli
         write_results(open_video(clip), segmenter, out, progress=False)
     before = files_in(tmp_path)
     with pytest.raises(stop, match="in the middle"):
-        write_results(open_video(clip), stopping, out, overwrite=True, progress=False)
+        write_results(
+            open_video(clip), stopping, out, formats=tuple(MASKS), overwrite=True, progress=False
+        )
     assert files_in(tmp_path) == before
 
 
@@ -298,7 +374,8 @@ def slow(video):
         print("frame", flush=True)
         time.sleep(0.2)
 
-write_results(open_video(sys.argv[1]), slow, sys.argv[2], progress=False)
+formats = ("png", "rle", "mp4", "coco")
+write_results(open_video(sys.argv[1]), slow, sys.argv[2], formats=formats, progress=False)
 """
 
 
@@ -355,7 +432,9 @@ def test_no_more_pictures_are_alive_in_a_long_video_than_in_a_short_one(tmp_path
             yield (np.asarray(frame[..., 0]) > 90).astype(np.float32)
 
     monkeypatch.setattr(program, "overlay", lambda *args: counted(overlay(*args)))
-    write_results(Video(Endless()), counting, tmp_path / "out", progress=False)
+    write_results(
+        Video(Endless()), counting, tmp_path / "out", formats=tuple(MASKS), progress=False
+    )
     assert len(most) == 60 and max(most) <= 6
 
 
@@ -369,3 +448,24 @@ def test_the_progress_bar_tells_frames_per_second(clip, tmp_path, capsys):
     with program._progress_bar("clip", 4, shown=False) as advance:
         advance()
     assert capsys.readouterr().err == ""
+
+
+def test_scores_are_smoothed_then_refined(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (24, 32, 3), np.uint8) for _ in range(3)]
+    maps = [np.kron(rng.random((3, 4)), np.ones((8, 8))).astype(np.float32) for _ in frames]
+    video = Video(frames)
+
+    def given(_):
+        return iter(maps)
+
+    def results(segmenter):
+        return np.stack(list(segmenter(video)))
+
+    smooth, refine = smoothed(given), refined(given, "pdb")
+    np.testing.assert_array_equal(results(finished(given)), maps)
+    np.testing.assert_array_equal(results(finished(given, smooth=True)), results(smooth))
+    np.testing.assert_array_equal(results(finished(given, crf="pdb")), results(refine))
+    both = results(finished(given, smooth=True, crf="pdb"))
+    np.testing.assert_array_equal(both, results(refined(smooth, "pdb")))
+    assert (both != results(smoothed(refine))).any()

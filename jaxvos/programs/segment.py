@@ -15,13 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import jaxvos
 from jaxvos.drawing import contact_sheet, overlay, thumbnail
 from jaxvos.film_writer import film_writer, require_h264
+from jaxvos.mask_formats import FORMATS, Clip, known_formats, mask_writer
 from jaxvos.typing import Segmenter, Video
-from jaxvos.video import PICTURES, open_video, write_mask, write_png
+from jaxvos.video import PICTURES, Pictures, open_video, write_png
 from jaxvos.whole_folder import whole_folder
 
 Source = str | Path | Sequence[str | Path] | Video
 
-PRODUCTS = ("masks", "scores", "overlay.mp4", "sheet.png", "summary.json")
+MASKS = tuple(form.product for form in FORMATS.values())
+PRODUCTS = (*MASKS, "scores", "overlay.mp4", "sheet.png", "summary.json")
 PICTURE_RATE = 24  # frames per second of the film of a folder of pictures
 ON_SHEET = 12  # frames, evenly spread
 ROUNDING = 1e-3  # how far past 0 or 1 a score may be, for bfloat16's sake; it is clipped
@@ -33,6 +35,8 @@ def segment(
     system: str | None = None,
     weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    smooth: bool = False,
+    crf: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Scores [H, W] float32 in [0, 1], one map per frame in order, computed as they are asked for.
 
@@ -44,11 +48,37 @@ def segment(
         system: Name of a published system; None takes the one that the weights were made for.
         weights: A weights file.
         options: Of the system's inference protocol, by name.
+        smooth, crf: What is done to the scores then; see `finished`.
     """
     from jaxvos.systems import load
 
     video = _video(source)
-    return checked_scores(video, load(system, weights).segmenter(options))
+    segmenter = load(system, weights).segmenter(options)
+    return checked_scores(video, finished(segmenter, smooth=smooth, crf=crf))
+
+
+def finished(
+    segmenter: Segmenter,
+    *,
+    smooth: bool = False,
+    crf: str | None = None,
+) -> Segmenter:
+    """The segmenter with what is asked for done to its scores, in this order.
+
+    Args:
+        segmenter: Gives [H, W] scores.
+        smooth: Join each frame's with its neighbours', moved along optical flow.
+        crf: Sharpen them along the frame's edges: the name of a dense CRF's settings.
+    """
+    if smooth:
+        from jaxvos.smoothing import smoothed
+
+        segmenter = smoothed(segmenter)
+    if crf is not None:
+        from jaxvos.crf import refined
+
+        segmenter = refined(segmenter, crf)
+    return segmenter
 
 
 def segment_to_folder(
@@ -58,6 +88,9 @@ def segment_to_folder(
     system: str | None = None,
     weights: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    smooth: bool = False,
+    crf: str | None = None,
+    formats: str | Sequence[str] = "png",
     threshold: float = 0.5,
     scores: bool = False,
     overwrite: bool = False,
@@ -67,21 +100,24 @@ def segment_to_folder(
 
     Args:
         source, system, weights, options: As for `segment`.
-        out, threshold, scores, overwrite, progress: As for `write_results`.
+        smooth, crf: What is done to the scores then; see `finished`.
+        out, formats, threshold, scores, overwrite, progress: As for `write_results`.
     """
     from jaxvos.systems import load
 
-    video = _video(source)
+    formats, video = known_formats(formats), _video(source)
     with _results_folder(video, out, threshold, overwrite) as stage:  # before the weights are read
         loaded = load(system, weights)
         about = {
             "system": loaded.name,
             "weights": None if weights is None else str(weights),
             "options": dict(options or {}),
+            "smooth": smooth,
+            "crf": crf,
             "source": video.name if isinstance(source, Video) else _words(source),
         }
-        segmenter = loaded.segmenter(options)
-        return _fill(stage, video, segmenter, about, threshold, scores, progress)
+        segmenter = finished(loaded.segmenter(options), smooth=smooth, crf=crf)
+        return _fill(stage, video, segmenter, about, formats, threshold, scores, progress)
 
 
 def write_results(
@@ -90,6 +126,7 @@ def write_results(
     out: str | Path,
     *,
     about: Mapping[str, Any] | None = None,
+    formats: str | Sequence[str] = "png",
     threshold: float = 0.5,
     scores: bool = False,
     overwrite: bool = False,
@@ -97,7 +134,8 @@ def write_results(
 ) -> dict[str, Any]:
     """The summary of a run, whose results are written to the folder `out`, all of them or none.
 
-    - masks/NAME.png: each frame's labels, indexed, named after the frame, at the source's size;
+    - masks/NAME.png: each frame's labels, indexed, named after the frame, at the source's size; or
+      masks.json, coco.json, masks.mp4: see `formats`;
     - overlay.mp4: the video with the masks laid over it, at the source's frame rate;
     - sheet.png: 12 frames of it, evenly spread;
     - summary.json: what is returned;
@@ -111,13 +149,17 @@ def write_results(
         segmenter: Gives a score map per frame.
         out: The folder. Results of an earlier run are an error unless `overwrite`.
         about: What the summary says first: system, weights, source.
+        formats: How the masks are written: some of "png", "rle" (masks.json), "coco" (coco.json)
+            and "mp4" (masks.mp4: lossy, for looking at), in a sequence or with commas between;
+            `jaxvos.mask_formats` describes them.
         threshold: A score above it is foreground; of several objects the highest score wins.
         scores: Whether the scores are written too.
         overwrite: Whether an earlier run's results are replaced.
         progress: Whether a progress bar is shown (on stderr).
     """
+    formats = known_formats(formats)
     with _results_folder(video, out, threshold, overwrite) as stage:
-        return _fill(stage, video, segmenter, about or {}, threshold, scores, progress)
+        return _fill(stage, video, segmenter, about or {}, formats, threshold, scores, progress)
 
 
 def checked_scores(video: Video, segmenter: Segmenter) -> Iterator[np.ndarray]:
@@ -162,6 +204,7 @@ def _fill(
     video: Video,
     segmenter: Segmenter,
     about: Mapping[str, Any],
+    formats: Sequence[str],
     threshold: float,
     keep_scores: bool,
     progress: bool,
@@ -171,15 +214,16 @@ def _fill(
     rate = getattr(video.frames, "rate", None) or PICTURE_RATE
     sampled = np.unique(np.linspace(0, len(names) - 1, ON_SHEET).round().astype(int))
     small, foreground, start = [], [], time.perf_counter()
-    for folder in ["masks", "scores"] if keep_scores else ["masks"]:
-        (stage / folder).mkdir()
+    if keep_scores:
+        (stage / "scores").mkdir()
     with (
+        mask_writer(stage, _clip(video, rate), formats) as keep,
         film_writer(stage / "overlay.mp4", rate) as append,
         _progress_bar(video.name, len(names), progress) as advance,
     ):
         for t, scores in enumerate(checked_scores(video, segmenter)):
             labels = labels_of(scores, threshold)
-            write_mask(stage / "masks" / f"{names[t]}.png", labels)
+            keep(t, labels, scores)
             if keep_scores:
                 _write_scores(stage / "scores", names[t], scores)
             picture = overlay(video.frames[t], labels)
@@ -197,6 +241,7 @@ def _fill(
         "height": height,
         "width": width,
         "rate": rate,
+        "formats": list(formats),
         "threshold": threshold,
         "seconds": round(seconds, 3),
         "frames_per_second": round(len(names) / seconds, 3),
@@ -212,6 +257,16 @@ def _fill(
     }
     (stage / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _clip(video: Video, rate: float) -> Clip:
+    """What the writers of masks are told; a film's frames get the names of pictures made of it."""
+    frames, names = video.frames, frame_names(video)
+    if isinstance(frames, Pictures):
+        files = [file.name for file in frames.files]
+    else:
+        files = [f"{name}.jpg" for name in names]
+    return Clip(video.name, names, files, frames[0].shape[:2], rate)
 
 
 def _write_scores(folder: Path, name: str, scores: np.ndarray) -> None:
