@@ -43,6 +43,7 @@ def list_sequences(
     split: str | None = "val",
     names: Iterable[str] | None = None,
     year: str = "2016",
+    annotations: str = "Annotations",
 ) -> list[SequenceFiles]:
     """The sequences of a data set.
 
@@ -52,13 +53,14 @@ def list_sequences(
             ImageSets it makes no difference.
         names: The sequences wanted, whatever the split.
         year: Which lists of names to follow, ImageSets/YEAR.
+        annotations: The folder of the masks; DAVIS 2017 has Annotations_unsupervised beside.
 
     Raises:
         FileNotFoundError: A folder, a list or a listed file is missing; the message names it.
         ValueError: A sequence has no frames, or masks that belong to no frame.
     """
     root = Path(root)
-    frames, masks = _folder(root, "JPEGImages"), _folder(root, "Annotations")
+    frames, masks = _folder(root, "JPEGImages"), _folder(root, annotations)
     found = sorted(folder.name for folder in frames.iterdir() if folder.is_dir())
     if names is not None:
         wanted, source = list(dict.fromkeys(names)), "the given names"
@@ -149,26 +151,24 @@ def _listed(listing: Path, root: Path) -> list[str]:
 
 def _sequence(frames: Path, masks: Path) -> SequenceFiles:
     """The files of two folders, matched by their names."""
-    pictures = _pictures(frames, PICTURES)
-    if not pictures:
+    shown = pictures(frames)
+    if not shown:
         raise ValueError(f"{frames} holds no pictures ({', '.join(PICTURES)}).")
-    by_name = {path.stem: path for path in _pictures(masks, (".png",))} if masks.is_dir() else {}
-    strays = [by_name[name] for name in by_name.keys() - {path.stem for path in pictures}]
+    by_name = {path.stem: path for path in pictures(masks, (".png",))} if masks.is_dir() else {}
+    strays = [by_name[name] for name in by_name.keys() - {path.stem for path in shown}]
     if strays:
         raise ValueError(f"Masks that belong to no frame of {frames}: {some(sorted(strays))}.")
-    return SequenceFiles(
-        frames.name, tuple(pictures), tuple(by_name.get(path.stem) for path in pictures)
-    )
+    return SequenceFiles(frames.name, tuple(shown), tuple(by_name.get(path.stem) for path in shown))
 
 
-def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def pictures(folder: Path, suffixes: tuple[str, ...] = PICTURES) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names: 9 comes before 10."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
-    pictures = sorted(
+    named = sorted(
         (path for path in found if not path.name.startswith(".")),
         key=lambda path: [(text, int(n or -1)) for text, n in re.findall(r"(\D*)(\d*)", path.stem)],
     )
-    twice = [b for a, b in pairwise(pictures) if a.stem == b.stem]
+    twice = [b for a, b in pairwise(named) if a.stem == b.stem]
     if twice:
         raise ValueError(f"Two pictures of the same name, with different endings: {some(twice)}.")
-    return pictures
+    return named

@@ -264,7 +264,7 @@ def test_a_script_that_forgot_the_guard_is_told_so(root, predictions, tmp_path):
     command = [sys.executable, str(script), str(root), str(predictions)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+    assert 'if __name__ == "__main__":' in done.stderr
 
 
 def brightness(video):
@@ -385,3 +385,21 @@ def test_a_segmenter_that_breaks_the_contract_is_refused(root, tmp_path, segment
     with pytest.raises(ValueError, match=words):
         evaluate_segmenter(root, segmenter, out=tmp_path, progress=False)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_report_is_written_beside_the_results(root, predictions, tmp_path):
+    out = tmp_path / "out"
+    summary = evaluate(root, predictions=predictions, out=out, report=True, progress=False)
+    page = (out / "report.html").read_text()
+    assert f"{summary['J']['mean']:.4f}"[:5] in page and page.count("data:image/webp") >= 10
+    with pytest.raises(FileExistsError, match=r"report\.html"):
+        (out / "summary.json").unlink()
+        evaluate(root, predictions=predictions, out=out, report=True, progress=False)
+    with pytest.raises(ValueError, match="--out"):
+        evaluate(root, predictions=predictions, report=True)
+
+
+def test_what_works_on_scores_needs_a_system(root, predictions):
+    for option in ({"crf": "pdb"}, {"smooth": True}):
+        with pytest.raises(ValueError, match=r"give --weights with --crf or --smooth"):
+            evaluate(root, predictions=predictions, **option)

@@ -1,54 +1,79 @@
-"""Scores whole sequences, and sums them up, the way a benchmark's protocol says.
+"""The protocols of the benchmarks: what is scored, and how it is averaged.
 
-The protocol of DAVIS-2016 is "davis16": every label but 0 is foreground; the first and the last
-frame of a sequence are left out; statistics are per sequence, and averaged over the sequences.
-
-Only numpy and Pillow are imported here: worker processes start quickly.
+Which frames count, what is compared and over what the values are averaged differs between
+benchmarks, and scores of different protocols cannot be compared; `PROTOCOLS` says it for each.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from jaxvos.davis_layout import SequenceFiles, read_labels, some
-from jaxvos.metrics.davis import boundary_measure, region_similarity, statistics
-
-PROTOCOLS = {
-    "davis16": "Every label but 0 is foreground; the first and the last frame of each sequence are "
-    "left out. Averaged over the frames of a sequence first, then over the sequences.",
-}
-
-
-class Scores(NamedTuple):
-    """The scored frames of one sequence: their names, and J and F of each."""
-
-    sequence: str
-    frames: tuple[str, ...]
-    J: tuple[float, ...]
-    F: tuple[float, ...]
+from jaxvos.davis_layout import SequenceFiles, list_sequences, some
+from jaxvos.layouts import list_annotated
+from jaxvos.metrics.reading import FIXES
+from jaxvos.metrics.scoring import (
+    Options,
+    Scores,
+    all_frames,
+    annotated_frames,
+    inner_frames,
+    score_davis16,
+    score_regions,
+    score_saliency,
+    score_semi,
+    score_unsup,
+)
+from jaxvos.metrics.sums import by_category, by_object, by_saliency, by_sequence
 
 
-def scored_frames(files: SequenceFiles) -> range:
-    """Numbers of the frames that davis16 scores, all of which have an annotation."""
-    count = len(files.frames)
-    if count < 3:
-        raise ValueError(
-            f"The sequence {files.name} has {count} frame{'s' * (count != 1)}. davis16 leaves out "
-            f"the first and the last one, so a sequence needs 3 at least."
-        )
-    scored = range(1, count - 1)
-    missing = [files.frames[t] for t in scored if files.masks[t] is None]
-    if missing:
-        raise FileNotFoundError(f"Frames without an annotation to score against: {some(missing)}.")
-    return scored
+class Protocol(NamedTuple):
+    """One benchmark's way to score.
+
+    Attributes:
+        about: What is scored and how it is averaged, in a sentence or two.
+        unit: What the headline is averaged over.
+        find: (root, names of sequences or None) -> the sequences.
+        frames: (sequence) -> numbers of the frames that are scored.
+        score: (sequence, predictions by frame name, options) -> its scores.
+        summarise: (scores of all sequences) -> the protocol's part of the summary.
+        soft: Whether predictions are soft maps, not masks.
+        objects: Whether objects are told apart.
+    """
+
+    about: str
+    unit: str
+    find: Callable[[Path, Collection[str] | None], list[SequenceFiles]]
+    frames: Callable[[SequenceFiles], Sequence[int]]
+    score: Callable[[SequenceFiles, Mapping[str, Path], Options], Scores]
+    summarise: Callable[[Sequence[Scores]], dict[str, Any]]
+    soft: bool = False
+    objects: bool = False
+
+
+def get(name: str) -> Protocol:
+    """The protocol of a name."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"No protocol is called {name!r}. There are: {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name]
 
 
 def find_predictions(
-    folder: Path, chosen: Sequence[SequenceFiles], *, others_allowed: bool = False
+    folder: Path,
+    chosen: Sequence[SequenceFiles],
+    frames: Callable[[SequenceFiles], Sequence[int]],
+    *,
+    others_allowed: bool = False,
+    may_miss: bool = False,
 ) -> dict[str, dict[str, Path]]:
     """For each sequence the masks FOLDER/SEQUENCE/*.png by their frames' names.
+
+    Args:
+        folder: The predictions.
+        chosen: The sequences that are scored.
+        frames: The protocol's frames.
+        others_allowed: Whether masks of further sequences are no error.
+        may_miss: Whether masks of scored frames may be missing.
 
     Raises:
         ValueError: Masks of scored frames are missing, or there are some of unknown frames or, if
@@ -60,16 +85,20 @@ def find_predictions(
     for files in chosen:
         found = {path.stem: path for path in sorted((folder / files.name).glob("[!.]*.png"))}
         stems = [frame.stem for frame in files.frames]
-        wanted = [stems[t] for t in scored_frames(files)]
+        wanted = [stems[t] for t in frames(files)]
         missing += [folder / files.name / f"{stem}.png" for stem in wanted if stem not in found]
         unknown += [path for stem, path in found.items() if stem not in stems]
         masks[files.name] = found
-    others = sorted({path.parent.name for path in folder.glob("*/[!.]*.png")} - masks.keys())
-    if missing:
+    known = {folder / name for name in masks}
+    others = sorted({path.parent for path in folder.rglob("[!.]*.png")} - known)
+    if missing and not may_miss:
         raise ValueError(
             f"{len(missing)} of the masks to score are missing: {some(missing)}. Write a mask for "
-            f"every frame, also where nothing is found, or choose the sequences to score by name."
+            f"every frame, also where nothing is found, or choose the sequences to score by name. "
+            f"(--fix missing: {FIXES['missing']}.)"
         )
+    if missing and not any(masks.values()):
+        raise ValueError(f"{folder} has no mask of any sequence that is scored: a wrong folder?")
     if unknown:
         raise ValueError(
             f"Masks of frames that the data set does not have: {some(unknown)}. A mask is named "
@@ -77,68 +106,106 @@ def find_predictions(
         )
     if others and not others_allowed:
         raise ValueError(
-            f"{folder} has masks of sequences that are not scored here: {some(others)}. Choose the "
-            f"sequences to score by name, or remove those masks."
+            f"{folder} has masks of sequences that are not scored here: "
+            f"{some([str(path.relative_to(folder)) for path in others])}. Choose the sequences to "
+            f"score by name, or remove those masks."
         )
     return masks
 
 
-def score_files(files: SequenceFiles, masks: Mapping[str, Path]) -> Scores:
-    """The scores of a sequence whose predicted masks are files, given by their frames' names."""
-    measured = []
-    for t in scored_frames(files):
-        path = masks[files.frames[t].stem]
-        measured.append(score_mask(read_labels(path), files.masks[t], str(path)))
-    return as_scores(files, measured)
+def _davis16(root: Path, names: Collection[str] | None) -> list[SequenceFiles]:
+    return list_sequences(root, names=names)
 
 
-def score_mask(mask: np.ndarray, annotation: Path, source: str) -> tuple[float, float]:
-    """J and F of a mask [H, W] against an annotation; `source` is what an error calls the mask."""
-    truth = read_labels(annotation)
-    if mask.shape != truth.shape:
-        raise ValueError(
-            f"{source} is {_pixels(mask)}, its annotation {annotation} is {_pixels(truth)}. Masks "
-            f"are scored at the annotations' size: resize the scores first, then threshold them."
-        )
-    return region_similarity(mask, truth), boundary_measure(mask, truth)
+def _davis17(root: Path, names: Collection[str] | None) -> list[SequenceFiles]:
+    return list_sequences(root, names=names, year="2017")
 
 
-def as_scores(files: SequenceFiles, measured: Iterable[tuple[float, float]]) -> Scores:
-    """The scores of a sequence from (J, F) of each frame that is scored, in order."""
-    j, f = zip(*measured, strict=True)
-    return Scores(files.name, tuple(files.frames[t].stem for t in scored_frames(files)), j, f)
+def _davis17_unsup(root: Path, names: Collection[str] | None) -> list[SequenceFiles]:
+    there = (root / "Annotations_unsupervised").is_dir()
+    folder = "Annotations_unsupervised" if there else "Annotations"
+    return list_sequences(root, names=names, year="2017", annotations=folder)
 
 
-def summarise(scores: Sequence[Scores], protocol: str) -> dict[str, Any]:
-    """The numbers of a data set: averages over sequences and over frames, and of each sequence."""
-    per_sequence = {
-        each.sequence: {
-            "frames": len(each.frames),
-            "J": statistics(each.J)._asdict(),
-            "F": statistics(each.F)._asdict(),
-        }
-        for each in scores
-    }
-    averages = {
-        measure: {
-            number: float(np.mean([each[measure][number] for each in per_sequence.values()]))
-            for number in ("mean", "recall", "decay")
-        }
-        for measure in ("J", "F")
-    }
+def _annotated(root: Path, names: Collection[str] | None) -> list[SequenceFiles]:
+    return list_annotated(root, names=names)
+
+
+PROTOCOLS = {
+    "davis16": Protocol(
+        "every label but 0 is foreground; the first and the last frame of each sequence are left "
+        "out. Averaged over the frames of a sequence first, then over the sequences.",
+        "sequences",
+        _davis16,
+        inner_frames,
+        score_davis16,
+        by_sequence,
+    ),
+    "davis17-semi": Protocol(
+        "each object by its label, void (255) is background; the first and the last frame are left "
+        "out. Averaged over the frames of an object first, then over all objects.",
+        "objects",
+        _davis17,
+        inner_frames,
+        score_semi,
+        by_object,
+        objects=True,
+    ),
+    "davis17-unsup": Protocol(
+        "up to 20 proposals, each object's is the one that fits it best over the whole sequence "
+        "(Hungarian); void (255) is left out; all frames. Averaged over the frames of an object "
+        "first, then over all objects.",
+        "objects",
+        _davis17_unsup,
+        all_frames,
+        score_unsup,
+        by_object,
+        objects=True,
+    ),
+    "fbms": Protocol(
+        "all objects are one foreground; the annotated frames only, without those that show no "
+        "object. Averaged over the frames of a sequence first, then over the sequences.",
+        "sequences",
+        _annotated,
+        annotated_frames,
+        score_regions,
+        by_sequence,
+    ),
+    "youtube-objects": Protocol(
+        "all objects are one foreground; the annotated frames only, without those that show no "
+        "object. Averaged over a video's frames, then over a category's videos, then over the "
+        "categories.",
+        "categories",
+        _annotated,
+        annotated_frames,
+        score_regions,
+        by_category,
+    ),
+    "vsod": Protocol(
+        "soft maps against a foreground; the annotated frames only. MAE, S-measure, F-measure "
+        "(beta^2 = 0.3) and E-measure, their maximum that of the mean curve. Averaged over the "
+        "frames of a sequence first, then over the sequences.",
+        "sequences",
+        _annotated,
+        annotated_frames,
+        score_saliency,
+        by_saliency,
+        soft=True,
+    ),
+}
+
+
+def summarise(scores: Sequence[Scores], protocol: str, options: Options) -> dict[str, Any]:
+    """The numbers of a data set: the protocol's averages, others beside, and each sequence's."""
+    rules = get(protocol)
+    fixed = sum((Counter(each.fixed) for each in scores), Counter())
     return {
         "protocol": protocol,
-        "averaging": PROTOCOLS[protocol],
-        **averages,
-        "frame_average": {
-            "J": float(np.mean(np.concatenate([each.J for each in scores]))),
-            "F": float(np.mean(np.concatenate([each.F for each in scores]))),
-        },
+        "averaging": rules.about,
+        "average_of": rules.unit,
+        "protocol_options": {k: v for k, v in options._asdict().items() if k != "fix"},
+        "fixed": dict(fixed),
+        **rules.summarise(scores),
         "frames": sum(len(each.frames) for each in scores),
         "sequences": len(scores),
-        "per_sequence": per_sequence,
     }
-
-
-def _pixels(mask: np.ndarray) -> str:
-    return " x ".join(str(size) for size in mask.shape[::-1]) + " pixels"

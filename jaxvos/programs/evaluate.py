@@ -1,7 +1,7 @@
 """Scores masks against a data set's annotations: `jaxvos evaluate`.
 
-The masks are either read from a folder or made by a system while they are scored. Results go to
-per_frame.csv, per_sequence.csv and summary.json, and to a table on the screen.
+The masks are either read from a folder or made by a system first. Results go to per_frame.csv,
+per_sequence.csv and summary.json, and to a table on the screen.
 """
 
 import multiprocessing
@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxvos.davis_layout import SequenceFiles, list_sequences, some
-from jaxvos.metrics.protocols import (
-    PROTOCOLS,
-    Scores,
-    as_scores,
-    find_predictions,
-    score_files,
-    score_mask,
-    scored_frames,
-    summarise,
-)
-from jaxvos.programs.results import RESULTS, table, write_results
+from jaxvos.davis_layout import SequenceFiles, some
+from jaxvos.metrics.protocols import Protocol, find_predictions, get, summarise
+from jaxvos.metrics.reading import FIXES
+from jaxvos.metrics.scoring import DEFAULTS, Options, Scores
+from jaxvos.programs.results import RESULTS, show, table, write_results
 
 if TYPE_CHECKING:  # imports JAX, which scoring files does not need
     from jaxvos.typing import Segmenter
+
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(frame [H, W, 3], scores [H, W]) -> refined scores [H, W]."""
 
 
 def evaluate(
@@ -46,58 +43,85 @@ def evaluate(
     workers: int | None = None,
     sequences: Iterable[str] | None = None,
     threshold: float = 0.5,
+    smooth: bool = False,
+    crf: str | None = None,
+    protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
+    report: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """The summary of masks, read from files or made by a system, on a data set laid out like DAVIS.
+    """The summary of masks, read from files or made by a system, on an annotated data set.
 
     Args:
-        root: The data set; see `jaxvos.davis_layout`.
+        root: The data set, laid out as its protocol says: `jaxvos.davis_layout` or
+            `jaxvos.layouts`.
         protocol: What is scored and how it is averaged: see `jaxvos.metrics.protocols.PROTOCOLS`.
-        predictions: Folder of masks SEQUENCE/FRAME.png, or None to run a system.
+        predictions: Folder of masks SEQUENCE/FRAME.png (vsod: of soft maps), or None to run a
+            system.
         system: Name of the system to run; None is the one that the weights are of.
         weights: Its weights.
         out: Folder for the results, with a system also for the masks (masks/SEQUENCE/FRAME.png).
         workers: Processes that score predictions; None is one per core, 0 and 1 are this process.
-        sequences: Those to score; None is the list ImageSets/2016/val.txt, or all without a list.
+        sequences: Those to score; None is the list ImageSets/YEAR/val.txt, or all without a list.
         threshold: Scores of a system above it are foreground.
+        smooth: Whether a system's scores are smoothed in time first, along optical flow.
+        crf: Name of a dense CRF's settings (`jaxvos.crf.PRESETS`): the refined masks are scored
+            beside the others, into OUT/crf-NAME.
+        protocol_options: What can be chosen within a protocol.
         overwrite: Whether results that `out` already holds may be replaced.
         options: Options of the system's inference protocol that differ from the weights' own.
+        report: Whether to write OUT/report.html too: see `jaxvos.programs.report`.
         progress: Whether to show a bar and print the table.
     """
+    page = _report_page(out, overwrite) if report else None
+    shared: dict[str, Any] = {
+        "protocol": protocol,
+        "out": out,
+        "workers": workers,
+        "sequences": sequences,
+        "protocol_options": protocol_options,
+        "overwrite": overwrite,
+        "progress": progress,
+    }
     if predictions is not None:
         if (system, weights, options) != (None, None, None):
             raise ValueError("Give either predictions to score or a system to run, not both.")
-        return evaluate_predictions(
-            root,
-            predictions,
-            protocol=protocol,
-            out=out,
-            workers=workers,
-            sequences=sequences,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    if weights is None:
-        raise ValueError(
-            "Nothing to evaluate: give predictions, a folder of masks SEQUENCE/FRAME.png, or the "
-            "weights of a system."
-        )
-    from jaxvos.systems import load
+        if crf is not None or smooth:
+            raise ValueError(
+                "A CRF and smoothing work on a system's scores while they are made: give --weights "
+                "with --crf or --smooth."
+            )
+        summary = evaluate_predictions(root, predictions, **shared)
+    else:
+        if weights is None:
+            raise ValueError(
+                "Nothing to evaluate: give predictions, a folder of masks SEQUENCE/FRAME.png, or "
+                "the weights of a system."
+            )
+        from jaxvos.programs.segment import finished
+        from jaxvos.systems import load
 
-    loaded = load(system, weights)
-    return evaluate_segmenter(
-        root,
-        loaded.segmenter(options),
-        protocol=protocol,
-        out=out,
-        sequences=sequences,
-        threshold=threshold,
-        overwrite=overwrite,
-        progress=progress,
-        origin={"system": loaded.name, "weights": str(weights), "options": dict(options or {})},
-    )
+        loaded = load(system, weights)
+        summary = evaluate_segmenter(
+            root,
+            finished(loaded.segmenter(options), smooth=smooth),
+            threshold=threshold,
+            crf=crf,
+            origin={
+                "system": loaded.name,
+                "weights": str(weights),
+                "options": dict(options or {}),
+                "smooth": smooth,
+            },
+            **shared,
+        )
+    if page is not None:
+        from jaxvos.programs.report import report as write_report
+
+        runs = [page.parent, *([page.parent / f"crf-{crf}"] if crf else [])]
+        write_report(runs, page, overwrite=overwrite)
+    return summary
 
 
 def evaluate_predictions(
@@ -108,6 +132,7 @@ def evaluate_predictions(
     out: str | Path | None = None,
     workers: int | None = None,
     sequences: Iterable[str] | None = None,
+    protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -115,17 +140,18 @@ def evaluate_predictions(
 
     Masks of the frames that the protocol leaves out need not be there.
     """
-    chosen = _chosen(root, protocol, sequences)
-    masks = find_predictions(Path(predictions), chosen, others_allowed=sequences is not None)
+    chosen = _chosen(root, protocol, sequences, protocol_options)
+    masks = find_predictions(
+        Path(predictions),
+        chosen,
+        get(protocol).frames,
+        others_allowed=sequences is not None,
+        may_miss="missing" in protocol_options.fix,
+    )
     _prepare(out, overwrite)
-    scores: dict[str, Scores] = {}
-    with _bar(progress, sum(len(scored_frames(files)) for files in chosen)) as advance:
-        for done in _score_all(chosen, masks, _processes(workers, len(chosen))):
-            scores[done.sequence] = done
-            advance(len(done.frames), done.sequence)
-    ordered = [scores[files.name] for files in chosen]
-    origin = {"data": str(root), "predictions": str(predictions)}
-    return _report(ordered, protocol, origin, out, progress)
+    scores = _scored(chosen, masks, protocol, protocol_options, workers, progress)
+    origin = {"data": _place(root), "predictions": _place(predictions)}
+    return _report(scores, protocol, protocol_options, origin, out, progress)
 
 
 def evaluate_segmenter(
@@ -134,45 +160,91 @@ def evaluate_segmenter(
     *,
     protocol: str = "davis16",
     out: str | Path | None = None,
+    workers: int | None = 1,
     sequences: Iterable[str] | None = None,
     threshold: float = 0.5,
+    crf: str | None = None,
+    protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
     progress: bool = True,
     origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary of a segmenter's masks, which go to OUT/masks as they are made; see `evaluate`.
 
-    `origin` is what else the summary shall say, such as which system it was.
+    `origin` is what else the summary shall say, such as which system it was. With a CRF the
+    summary's "refined" is that of the refined masks.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"Scores are in [0, 1], so a threshold is in [0, 1), not {threshold}.")
-    chosen = _chosen(root, protocol, sequences)
-    _prepare(out, overwrite, masks_of=chosen)
-    scores = []
-    with _bar(progress, sum(len(files.frames) for files in chosen)) as advance:
-        for files in chosen:
-            measured, scored = [], scored_frames(files)
-            for t, mask in enumerate(_segmented(files, segmenter, threshold)):
-                frame = files.frames[t]
-                if out is not None:
-                    _write_mask(Path(out) / "masks" / files.name / f"{frame.stem}.png", mask)
-                if t in scored:
-                    measured.append(score_mask(mask, files.masks[t], f"The mask made of {frame}"))
-                advance(1, files.name)
-            scores.append(as_scores(files, measured))
-    origin = {"data": str(root), "threshold": threshold, **(origin or {})}
-    return _report(scores, protocol, origin, out, progress)
+    rules = get(protocol)
+    chosen = _chosen(root, protocol, sequences, protocol_options)
+    kinds = _kinds(crf, rules)
+    outs = {kind: None if out is None else Path(out) / kind for kind in kinds}
+    for folder in outs.values():
+        _prepare(folder, overwrite, masks_of=chosen)
+    origin = {"data": _place(root), "threshold": threshold, **(origin or {})}
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place:
+        folders = {Path(place) / kind / "masks": refine for kind, refine in kinds.items()}
+        with _bar(progress, sum(len(files.frames) for files in chosen)) as advance:
+            for files in chosen:
+                for t, frame, scores in _segmented(files, segmenter):
+                    for folder, refine in folders.items():
+                        path = folder / files.name / f"{files.frames[t].stem}.png"
+                        _write(
+                            path,
+                            scores if refine is None else refine(frame, scores),
+                            rules,
+                            threshold,
+                        )
+                    advance(1, files.name)
+        summaries = []
+        for kind, folder in zip(kinds, folders, strict=True):
+            masks = find_predictions(folder, chosen, rules.frames, others_allowed=True)
+            scores = _scored(chosen, masks, protocol, protocol_options, workers, False)
+            about = origin | ({"crf": crf} if kind else {})
+            summaries.append(
+                _report(scores, protocol, protocol_options, about, outs[kind], progress)
+            )
+    return summaries[0] | ({"refined": summaries[1]} if crf else {})
+
+
+def _report_page(out: str | Path | None, overwrite: bool) -> Path:
+    """Where the report goes, if it may."""
+    if out is None:
+        raise ValueError("A report is made of the results: say where they go, too (--out).")
+    page = Path(out) / "report.html"
+    if page.exists() and not overwrite:
+        raise FileExistsError(f"There already is {page}. Choose another folder, or overwrite it.")
+    return page
+
+
+def _place(path: str | Path) -> str:
+    """A path that means the same from everywhere, since the report looks there for pictures."""
+    return str(Path(path).absolute())
+
+
+def _kinds(crf: str | None, rules: Protocol) -> dict[str, Refine | None]:
+    """The kinds of masks to make: folder below the results (none for the raw ones), refinement."""
+    if crf is None:
+        return {"": None}
+    if rules.objects:
+        raise ValueError("A CRF of several objects is not scored: choose a protocol of one.")
+    from jaxvos.crf import named, refine
+
+    return {"": None, f"crf-{crf}": partial(refine, settings=named(crf))}
 
 
 def _chosen(
-    root: str | Path, protocol: str, sequences: Iterable[str] | None
+    root: str | Path, protocol: str, sequences: Iterable[str] | None, options: Options
 ) -> list[SequenceFiles]:
     """The sequences to score, each of which can be scored."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"No protocol is called {protocol!r}. There are: {', '.join(PROTOCOLS)}.")
-    chosen = list_sequences(root, names=sequences)
+    unknown = [fix for fix in options.fix if fix not in FIXES]
+    if unknown:
+        raise ValueError(f"No fix is called {some(unknown)}. There are: {', '.join(FIXES)}.")
+    rules = get(protocol)
+    chosen = rules.find(Path(root), None if sequences is None else list(sequences))
     for files in chosen:
-        scored_frames(files)
+        rules.frames(files)
     return chosen
 
 
@@ -186,19 +258,50 @@ def _processes(workers: int | None, tasks: int) -> int:
     return min(workers, tasks)
 
 
+def _scored(
+    chosen: Sequence[SequenceFiles],
+    masks: Mapping[str, Mapping[str, Path]],
+    protocol: str,
+    options: Options,
+    workers: int | None,
+    progress: bool,
+) -> list[Scores]:
+    """The scores of each sequence, in order."""
+    frames, done = get(protocol).frames, {}
+    with _bar(progress, sum(len(frames(files)) for files in chosen)) as advance:
+        for each in _score_all(chosen, masks, protocol, options, _processes(workers, len(chosen))):
+            done[each.sequence] = each
+            advance(len(each.frames), each.sequence)
+    return [done[files.name] for files in chosen]
+
+
+def _score(
+    files: SequenceFiles, masks: Mapping[str, Path], protocol: str, options: Options
+) -> Scores:
+    """One sequence's scores: what a worker is sent."""
+    return get(protocol).score(files, masks, options)
+
+
 def _score_all(
-    chosen: Sequence[SequenceFiles], masks: Mapping[str, Mapping[str, Path]], processes: int
+    chosen: Sequence[SequenceFiles],
+    masks: Mapping[str, Mapping[str, Path]],
+    protocol: str,
+    options: Options,
+    processes: int,
 ) -> Iterator[Scores]:
     """The scores of each sequence as they become ready; the longest ones are begun first."""
     if processes <= 1:
-        yield from (score_files(files, masks[files.name]) for files in chosen)
+        yield from (_score(files, masks[files.name], protocol, options) for files in chosen)
         return
     longest_first = sorted(chosen, key=lambda files: -len(files.frames))
     # A fork of a process with JAX's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
-            tasks = [pool.submit(score_files, files, masks[files.name]) for files in longest_first]
+            tasks = [
+                pool.submit(_score, files, masks[files.name], protocol, options)
+                for files in longest_first
+            ]
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
@@ -211,30 +314,41 @@ def _score_all(
 
 
 def _segmented(
-    files: SequenceFiles, segmenter: "Segmenter", threshold: float
-) -> Iterator[np.ndarray]:
-    """A bool mask [H, W] for every frame; any of several objects' scores [H, W, K] counts."""
+    files: SequenceFiles, segmenter: "Segmenter"
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(number, frame, scores) of every frame of a sequence."""
     from jaxvos.video import open_video
 
     made = 0
     video = open_video(files.frames)._replace(name=files.name)
     for scores in segmenter(video):
+        scores = np.asarray(scores)
         if not np.isfinite(scores).all():
             raise ValueError(f"The scores of {files.name}, frame {made}, are not finite numbers.")
         made += 1
         if made <= len(files.frames):
-            yield (scores if scores.ndim == 2 else scores.max(axis=-1)) > threshold
+            yield made - 1, video.frames[made - 1], scores
     if made != len(files.frames):
         raise ValueError(
             f"{files.name} has {len(files.frames)} frames, the system made {made} masks."
         )
 
 
-def _write_mask(path: Path, mask: np.ndarray) -> None:
-    from jaxvos.video import write_mask
+def _write(path: Path, scores: np.ndarray, rules: Protocol, threshold: float) -> None:
+    """Writes a frame's prediction: a soft map, labels of objects, or a mask of any of them."""
+    from PIL import Image
+
+    from jaxvos.programs.segment import labels_of
+    from jaxvos.video import write_mask, write_png
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(path, mask)
+    if not rules.objects and scores.ndim == 3:
+        scores = scores.max(axis=-1)
+    if rules.soft:
+        levels = np.rint(255 * scores.clip(0, 1)).astype(np.uint8)
+        write_png(path, Image.fromarray(levels))
+    else:
+        write_mask(path, labels_of(scores, threshold))
 
 
 def _prepare(
@@ -264,16 +378,17 @@ def _prepare(
 def _report(
     scores: Sequence[Scores],
     protocol: str,
+    options: Options,
     origin: Mapping[str, Any],
     out: str | Path | None,
     progress: bool,
 ) -> dict[str, Any]:
     """The summary, after writing and showing the results."""
-    summary = {**summarise(scores, protocol), **origin}
+    summary = {**summarise(scores, protocol, options), **origin}
     if out is not None:
         write_results(Path(out), scores, summary)
     if progress:
-        Console().print(table(summary))
+        show(table(summary))
     return summary
 
 
