@@ -1,18 +1,25 @@
 """Benchmarks of what the network's user waits for: start-up, masks and films, scores."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import cv2
 import numpy as np
 
 from data_pipelines.procedural import clip
+from jaxvos.crf import PRESETS, refine_many
 from jaxvos.film_writer import write_video
 from jaxvos.metrics.davis import boundary_measure, region_similarity
+from jaxvos.metrics.saliency import score_map
+from jaxvos.metrics.stability import instability_of_pair
 from jaxvos.programs.bench.data import FULL, files_of, write_clips
 from jaxvos.programs.bench.measure import (
     MB,
@@ -49,11 +56,11 @@ def start_up(extent: Extent) -> list[Measurement]:
 
 
 def evaluator(extent: Extent) -> list[Measurement]:
-    """Scoring of masks at 480p: J and F on one thread, and whole runs of `jaxvos evaluate`.
+    """Scoring of masks at 480p: every measure on one thread, and whole runs of `jaxvos evaluate`.
 
     The masks are made up; a frame's prediction is the next frame's mask. Milliseconds are the
-    average over a clip's frames, each repeat another clip. A whole run reads the files and includes
-    the program's start.
+    average over a clip's frames (T: pairs of frames), each repeat another clip. A whole run, of J
+    and F, reads the files and includes the program's start.
     """
     clips, frames, copies, repeats = (1, 4, 2, 1) if extent.quick else (4, 12, 21, 3)
     measurements = []
@@ -73,6 +80,26 @@ def evaluator(extent: Extent) -> list[Measurement]:
                 Measurement(case, "whole run", "s", taken),
                 Measurement(case, "speed", "frames/s", [scored / value for value in taken]),
             ]
+    return measurements
+
+
+def dense_crf(extent: Extent) -> list[Measurement]:
+    """The dense CRF on frames of 480p: lattices, normalisation and all iterations.
+
+    On a CPU it has one core. Each repeat is another frame of a made-up clip; the lattice of the
+    smoothness kernel is kept from frame to frame.
+    """
+    size, repeats, together = (FULL, 5, 8) if not extent.quick else ((48, 64), 1, 2)
+    measurements = []
+    for preset in ("pdb",) if extent.quick else ("pdb", "matnet", "cosnet-10-10"):
+        for frames in (1, together) if extent.accelerator or extent.quick else (1,):
+            taken = alone(_refining, preset, size, repeats, frames, not extent.accelerator)
+            case = f"{preset}, {PRESETS[preset].iterations} iterations" + (
+                f", {frames} frames at once" if frames > 1 else ""
+            )
+            measurements.append(
+                Measurement(case, "time", "s/frame", [value / frames for value in taken])
+            )
     return measurements
 
 
@@ -113,18 +140,47 @@ def _python(*arguments: str) -> None:
 
 
 def _measures(folder: str) -> dict[str, list[float]]:
-    """Milliseconds a frame of J and of F, of every clip."""
+    """Milliseconds a frame of every measure, of every clip."""
     clips = sorted(Path(folder, "Annotations", "480p").iterdir())
     masks = [[read_mask(path) for path in sorted(each.iterdir())] for each in clips]
-    measures = {"J": region_similarity, "F": boundary_measure}
+    measures = {
+        "J": region_similarity,
+        "F": boundary_measure,
+        "T": instability_of_pair,
+        "MAE, F, E and S": _saliency,
+    }
     return {
         name: [1e3 * seconds(partial(_score, m, some), 1)[0] / (len(some) - 1) for some in masks]
         for name, m in measures.items()
     }
 
 
-def _score(measure: Callable[..., float], masks: Sequence[np.ndarray]) -> list[float]:
+def _refining(
+    preset: str, size: tuple[int, int], repeats: int, together: int, one_core: bool
+) -> list[float]:
+    """Seconds of each call of the CRF, of so many frames together, after one that compiles."""
+    if one_core and hasattr(os, "sched_setaffinity"):  # before JAX counts the cores
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    made = clip(0, frames=(repeats + 1) * together, size=tuple(size))
+    scores = [
+        cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 5).clip(0, 1)
+        for mask in made.labels
+    ]
+    taken = []
+    for i in range(0, len(scores), together):
+        part = slice(i, i + together)
+        begin = time.perf_counter()
+        refine_many(made.frames[part], scores[part], preset)
+        taken.append(time.perf_counter() - begin)
+    return taken[1:]
+
+
+def _score(measure: Callable[..., Any], masks: Sequence[np.ndarray]) -> list[Any]:
     return [measure(after, mask) for mask, after in pairwise(masks)]
+
+
+def _saliency(after: np.ndarray, mask: np.ndarray) -> None:
+    score_map(np.where(after != 0, 200, 30).astype(np.uint8), mask != 0)
 
 
 def _multiply(root: Path, copies: int) -> None:

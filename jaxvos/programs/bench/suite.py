@@ -38,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "pipeline": data.pipeline,
     "procedural": data.procedural,
     "evaluator": outputs.evaluator,
+    "crf": outputs.dense_crf,
     "segment": outputs.segmenting,
 }
 
