@@ -50,6 +50,9 @@ ANGLES = 12
 BINS = len(RADII) * ANGLES
 SCALE = 5
 
+BLOCK = 32
+"""Rows of a shape context made at once: what fits a processor's cache."""
+
 
 def temporal_instability(masks: Iterable[np.ndarray]) -> tuple[float, list[float]]:
     """T of a sequence, and that of each of its pairs of consecutive masks, in order.
@@ -113,18 +116,30 @@ def shape_context(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or np.ptp(points, 0).max() == 0:
         raise ValueError(f"The points are {points.shape}; it takes two different ones [n, 2].")
-    x, y = points.T.astype(np.float64)
-    dx, dy = x - x[:, None], y - y[:, None]
-    distance = np.sqrt(dx * dx + dy * dy)
-    distance /= distance.mean()
-    ring = np.zeros(distance.shape, np.int64)
+    points = points.astype(np.float64)
+    blocks = [points[row : row + BLOCK] for row in range(0, len(points), BLOCK)]
+    mean = sum(_offsets(block, points)[2].sum() for block in blocks) / len(points) ** 2
+    return np.concatenate([_histograms(block, points, mean) for block in blocks])
+
+
+def _offsets(block: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """From points [m, 2] to points [n, 2]: columns, rows and distances, each [m, n]."""
+    dx, dy = (points[:, axis] - block[:, axis, None] for axis in (0, 1))
+    return dx, dy, np.sqrt(dx * dx + dy * dy)
+
+
+def _histograms(block: np.ndarray, points: np.ndarray, mean: float) -> np.ndarray:
+    """Rows [m, 60] of a shape context, of which the points of a block [m, 2] are the centres."""
+    dx, dy, distance = _offsets(block, points)
+    distance /= mean
+    ring = np.zeros(distance.shape, np.int8)
     for radius in RADII:
         ring += distance < radius
     angle = np.arctan2(dy, dx)
     angle[angle < 0] += 2 * np.pi
     direction = np.minimum((angle / (2 * np.pi / ANGLES)).astype(np.int64), ANGLES - 1)
-    bins = np.arange(len(x))[:, None] * BINS + direction * len(RADII) + ring - 1
-    counts = np.bincount(bins[ring > 0], minlength=len(x) * BINS).reshape(len(x), BINS)
+    bins = np.arange(len(block))[:, None] * BINS + direction * len(RADII) + ring - 1
+    counts = np.bincount(bins[ring > 0], minlength=len(block) * BINS).reshape(-1, BINS)
     return counts / counts.sum(axis=1, keepdims=True)
 
 
@@ -265,32 +280,39 @@ def _apart(points: np.ndarray, tolerance: float) -> list[int]:
     return kept if kept[-1] == len(points) - 1 else [*kept, len(points) - 1]
 
 
-def _kept(points: np.ndarray, tolerance: float) -> list[int]:
+def _kept(points: np.ndarray, tolerance: float) -> np.ndarray:
     """Numbers of the points [n, 2] that a line within the tolerance of all of them goes through.
 
-    A stretch is split at the point farthest from its chord, the last of equals. Which of those on
-    an edge along the chord is farthest is up to rounding: as in the original, the place on the
-    chord is a share in single precision, all else is double.
+    A stretch is split at the point farthest from its chord, the last of equals; all stretches at
+    once. Which of those on an edge along the chord is farthest is up to rounding: as in the
+    original, the place on the chord is a share in single precision, all else is double.
     """
     points = points.astype(np.float64)
-    kept, stretches = [0, len(points) - 1], [(0, len(points) - 1)]
-    while stretches:
-        first, last = stretches.pop()
-        inner = points[first + 1 : last]
-        if not len(inner):
-            continue
+    kept = [np.array([0, len(points) - 1])]
+    first, last = np.array([0]), np.array([len(points) - 1])
+    while True:
+        open_ = last - first > 1
+        first, last = first[open_], last[open_]
+        if not len(first):
+            return np.sort(np.concatenate(kept))
+        counts = last - first - 1
+        begins = np.cumsum(counts) - counts
+        own = np.repeat(np.arange(len(first)), counts)
+        inner = np.arange(len(own)) - begins[own] + first[own] + 1
         start, chord = points[first], points[last] - points[first]
-        along, length = (inner - start) @ chord, chord @ chord
-        share = (along / length if length else along).astype(np.float32).astype(np.float64)
-        share[along <= 0] = 0
+        length = (chord**2).sum(axis=1)[own]
+        along = ((points[inner] - start[own]) * chord[own]).sum(axis=1)
+        share = (along / np.maximum(length, 1)).astype(np.float32).astype(np.float64)
         share[along >= length] = 1
-        away = inner - (start + share[:, None] * chord)
-        squares = away[:, 0] ** 2 + away[:, 1] ** 2
-        farthest = last - 1 - int(np.argmax(squares[::-1]))
-        if squares[farthest - first - 1] > tolerance**2:
-            kept.append(farthest)
-            stretches += [(first, farthest), (farthest, last)]
-    return sorted(kept)
+        share[along <= 0] = 0
+        away = points[inner] - (start[own] + share[:, None] * chord[own])
+        squares = (away**2).sum(axis=1)
+        most = np.maximum.reduceat(squares, begins)
+        farthest = np.maximum.reduceat(np.where(squares == most[own], inner, 0), begins)
+        split = most > tolerance**2
+        first, last, farthest = first[split], last[split], farthest[split]
+        kept.append(farthest)
+        first, last = np.concatenate([first, farthest]), np.concatenate([farthest, last])
 
 
 def _upsampled(vertices: list[Corner]) -> np.ndarray:
@@ -324,15 +346,15 @@ def _instability(a: np.ndarray | None, b: np.ndarray | None) -> float:
 def _costs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Half the chi-square distance of histograms, [m, 60], [n, 60] -> [m, n] in [0, 1].
 
-    As both sum to 1 it is 2 sum a^2 / (a + b) - 1, and only bins with a > 0 count, a third of them.
+    As both sum to 1 it is 2 sum a^2 / (a + b) - 1, and only bins with a > 0 count, half of them.
     Rounded, so that what is equal stays equal.
     """
     columns = np.ascontiguousarray(b.T)
-    costs = np.empty((len(a), len(b)))
+    room, costs = np.empty(columns.shape), np.empty((len(a), len(b)))
     for row, histogram in zip(costs, a, strict=True):
         filled = np.flatnonzero(histogram)
         share = histogram[filled]
-        total = columns[filled]
+        total = np.take(columns, filled, axis=0, out=room[: len(filled)], mode="clip")
         total += share[:, None]
         np.divide(1, total, out=total)
         np.dot(share * share, total, out=row)
@@ -347,20 +369,19 @@ def _path(costs: np.ndarray) -> np.ndarray:
     """
     m, n = costs.shape
     skewed = np.full((m, m + n), inf)  # row i moved right by i: a column is an anti-diagonal
-    skewed[:, :n] = np.rint(costs * 1e12)
-    sums = skewed.reshape(-1)[: m * (m + n - 1)].reshape(m, m + n - 1).T.copy()
-    sums[0, 0] = 0
+    skewed[:, :n] = np.rint(costs * 1e12)  # whole numbers: sums are exact, so equals are equal
+    sums = np.full((m + n - 1, m + 1), inf)  # column 0 is outside, row i is in column i + 1
+    sums[:, 1:] = skewed.reshape(-1)[: m * (m + n - 1)].reshape(m, m + n - 1).T
+    sums[0, 1] = 0
+    last = np.full(m + 1, inf)
     for s in range(1, m + n - 1):
         low, high = max(s - n + 1, 0), min(s, m - 1) + 1
-        now, last = sums[s], sums[s - 1]
-        best = last[low:high].copy()
-        first = max(low, 1)
-        np.minimum(best[first - low :], last[first - 1 : high - 1], out=best[first - low :])
-        if s > 1:
-            diagonal = sums[s - 2, first - 1 : high - 1]
-            np.minimum(best[first - low :], diagonal, out=best[first - low :])
-        now[low:high] += best
-    return _walked_back(sums, m, n)
+        last, before = sums[s - 1], last
+        best = np.minimum(last[low:high], last[low + 1 : high + 1])
+        np.minimum(best, before[low:high], out=best)
+        now = sums[s, low + 1 : high + 1]
+        np.add(now, best, out=now)
+    return _walked_back(sums[:, 1:], m, n)
 
 
 def _walked_back(sums: np.ndarray, m: int, n: int) -> np.ndarray:
