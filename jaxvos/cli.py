@@ -58,6 +58,12 @@ def segment(
     crf: Annotated[
         str | None, typer.Option(help="Settings of a dense CRF: pdb, cosnet, ags, matnet, ...")
     ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Tell the objects of the foreground apart.")
+    ] = False,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Folder of label maps FRAME.png: what the objects are.")
+    ] = None,
     formats: Annotated[
         str, typer.Option("--format", help="Masks as png, rle, coco, mp4; several with commas.")
     ] = "png",
@@ -77,6 +83,8 @@ def segment(
         options=_options(changes),
         smooth=smooth,
         crf=crf,
+        objects=objects,
+        proposals=proposals,
         formats=formats,
         threshold=threshold,
         scores=scores,
@@ -115,6 +123,9 @@ def evaluate(
     crf: Annotated[
         str | None, typer.Option(help="Settings of a dense CRF: its masks are scored beside.")
     ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Tell the objects of a system's foreground apart.")
+    ] = False,
     stability: Annotated[
         bool, typer.Option("--stability", help="davis16: temporal stability T too.")
     ] = False,
@@ -156,6 +167,7 @@ def evaluate(
         threshold=threshold,
         smooth=smooth,
         crf=crf,
+        objects=objects,
         protocol_options=Options(
             stability, normalize, keep_empty, tuple(part for part in fix.split(",") if part)
         ),

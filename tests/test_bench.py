@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxvos.programs.bench.data import write_clips
 from jaxvos.programs.bench.measure import Extent, alone, environment, peak_memory, seconds
+from jaxvos.programs.bench.objects import touching
 from jaxvos.programs.bench.results import _multiply
 from jaxvos.programs.bench.suite import BENCHMARKS, bench, markdown, training
 from jaxvos.programs.evaluate import evaluate_predictions
@@ -24,7 +26,7 @@ def file(tmp_path_factory):
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         file = tmp_path_factory.mktemp("bench") / "new" / "results.json"
-        results = bench(file, only=["protocol", "attention", "procedural"], quick=True)
+        results = bench(file, only=["protocol", "attention", "procedural", "objects"], quick=True)
     assert json.loads(file.read_text()) == results
     return file
 
@@ -59,9 +61,18 @@ def test_blocks_take_less_memory_than_the_whole_affinity(results):
         assert median(results, "attention", "blocks of 64", quantity) < whole / 3
 
 
+def test_objects_are_scored_where_they_touch_and_where_not(results):
+    for case in ("never touch", "objects touch"):
+        assert 0 < median(results, "objects", case, "mean J&F") <= 1
+    apart, beside = np.zeros((2, 8, 8), np.uint8)
+    apart[:2], apart[4:], beside[:2], beside[2:] = 1, 2, 1, 2
+    assert not touching(np.stack([apart, apart])) and touching(np.stack([apart, beside]))
+
+
 def test_results_say_what_where_and_when(results):
-    assert list(results["benchmarks"]) == ["protocol", "attention", "procedural"]
-    assert results["command"] == "jaxvos bench --only protocol,attention,procedural --quick"
+    names = ["protocol", "attention", "procedural", "objects"]
+    assert list(results["benchmarks"]) == names
+    assert results["command"] == f"jaxvos bench --only {','.join(names)} --quick"
     assert results["date"].startswith("20") and "T" in results["date"]
     machine = results["machine"]
     assert machine["cores"] >= 1 and machine["memory_gb"] > 0.5 and machine["cpu"]

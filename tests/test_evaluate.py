@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -400,6 +401,44 @@ def test_a_report_is_written_beside_the_results(root, predictions, tmp_path):
 
 
 def test_what_works_on_scores_needs_a_system(root, predictions):
-    for option in ({"crf": "pdb"}, {"smooth": True}):
-        with pytest.raises(ValueError, match=r"give --weights with --crf or --smooth"):
+    for option in ({"crf": "pdb"}, {"smooth": True}, {"objects": True}):
+        with pytest.raises(ValueError, match=r"give --weights with --crf, --smooth or --objects"):
             evaluate(root, predictions=predictions, **option)
+
+
+def test_the_objects_of_a_foreground_are_scored_with_a_crf_and_without(root, tmp_path, monkeypatch):
+    for path in root.glob("Annotations/480p/*/*.png"):  # the left and right halves are two objects
+        mask = np.array(Image.open(path))
+        two = np.where(mask > 0, 1 + (np.arange(32) >= 13), 0).astype(np.uint8)
+        two[:, 13:] = np.roll(two[:, 13:], 8, axis=1)  # that lie apart
+        write(path, two)
+        picture = np.repeat(255 * np.uint8(two > 0)[..., None], 3, axis=-1)
+        write(root / "JPEGImages/480p" / path.relative_to(root / "Annotations/480p"), picture)
+
+    class Loaded:
+        name = "bright"
+
+        def segmenter(self, options):
+            return brightness
+
+    monkeypatch.setattr("jaxvos.systems.load", lambda *_: Loaded())
+    score = partial(
+        evaluate,
+        root,
+        protocol="davis17-unsup",
+        weights="w",
+        crf="pdb",
+        progress=False,
+    )
+    with pytest.raises(ValueError, match=r"pdb is for one foreground, .* \(--objects\)"):
+        score()
+    summary = score(objects=True, out=tmp_path / "out")
+    assert summary["J&F"] == 1 and summary["refined"]["J&F"] == 1
+    for folder, crf in (("", None), ("crf-pdb", "pdb")):
+        place = tmp_path / "out" / folder
+        assert json.loads((place / "summary.json").read_text()).get("crf") == crf
+        assert {*np.unique(np.array(Image.open(place / "masks/ant/00002.png")))} == {0, 1, 2}
+    for path in (tmp_path / "out").glob("*.*"):
+        path.unlink()
+    with pytest.raises(FileExistsError, match="crf-pdb"):
+        score(objects=True, out=tmp_path / "out")

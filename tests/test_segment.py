@@ -19,6 +19,7 @@ from jaxvos import whole_folder
 from jaxvos.crf import refined
 from jaxvos.drawing import overlay
 from jaxvos.mask_formats import decode_rle
+from jaxvos.objects import tracked
 from jaxvos.programs import segment as program
 from jaxvos.programs.segment import (
     finished,
@@ -469,3 +470,11 @@ def test_scores_are_smoothed_then_refined(tmp_path):
     both = results(finished(given, smooth=True, crf="pdb"))
     np.testing.assert_array_equal(both, results(refined(smooth, "pdb")))
     assert (both != results(smoothed(refine))).any()
+    of_both = results(finished(given, smooth=True, crf="pdb", objects=True, threshold=0.3))
+    np.testing.assert_array_equal(of_both, results(tracked(refined(smooth, "pdb"), threshold=0.3)))
+    assert of_both.ndim == 4
+    whole = lambda t: np.ones((24, 32), np.uint8)  # noqa: E731
+    proposed = results(finished(given, objects=True, proposals=whole))
+    np.testing.assert_array_equal(proposed, results(tracked(given, proposals=whole)))
+    with pytest.raises(ValueError, match="ask for objects too"):
+        finished(given, proposals=whole)

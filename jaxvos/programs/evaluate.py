@@ -45,6 +45,7 @@ def evaluate(
     threshold: float = 0.5,
     smooth: bool = False,
     crf: str | None = None,
+    objects: bool = False,
     protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -68,6 +69,8 @@ def evaluate(
         smooth: Whether a system's scores are smoothed in time first, along optical flow.
         crf: Name of a dense CRF's settings (`jaxvos.crf.PRESETS`): the refined masks are scored
             beside the others, into OUT/crf-NAME.
+        objects: Whether the objects of a system's foreground are told apart (`jaxvos.objects`).
+            Those of a CRF's foreground may be others, so the system then runs a second time.
         protocol_options: What can be chosen within a protocol.
         overwrite: Whether results that `out` already holds may be replaced.
         options: Options of the system's inference protocol that differ from the weights' own.
@@ -87,10 +90,10 @@ def evaluate(
     if predictions is not None:
         if (system, weights, options) != (None, None, None):
             raise ValueError("Give either predictions to score or a system to run, not both.")
-        if crf is not None or smooth:
+        if crf is not None or smooth or objects:
             raise ValueError(
-                "A CRF and smoothing work on a system's scores while they are made: give --weights "
-                "with --crf or --smooth."
+                "A CRF, smoothing and objects work on a system's scores while they are made: give "
+                "--weights with --crf, --smooth or --objects."
             )
         summary = evaluate_predictions(root, predictions, **shared)
     else:
@@ -102,20 +105,27 @@ def evaluate(
         from jaxvos.programs.segment import finished
         from jaxvos.systems import load
 
+        if objects and crf is not None and out is not None:
+            _prepare(Path(out) / f"crf-{crf}", overwrite)  # now, not after the first run
         loaded = load(system, weights)
-        summary = evaluate_segmenter(
-            root,
-            finished(loaded.segmenter(options), smooth=smooth),
-            threshold=threshold,
-            crf=crf,
-            origin={
-                "system": loaded.name,
-                "weights": str(weights),
-                "options": dict(options or {}),
-                "smooth": smooth,
-            },
-            **shared,
-        )
+        segmenter = finished(loaded.segmenter(options), smooth=smooth)
+        origin = {
+            "system": loaded.name,
+            "weights": str(weights),
+            "options": dict(options or {}),
+            "smooth": smooth,
+            "objects": objects,
+        }
+        score = partial(evaluate_segmenter, root, **shared, threshold=threshold, origin=origin)
+        if not objects:
+            summary = score(segmenter, crf=crf)
+        else:
+            summary = score(finished(segmenter, objects=True, threshold=threshold))
+            if crf is not None:
+                of_refined = finished(segmenter, crf=crf, objects=True, threshold=threshold)
+                place = None if out is None else Path(out) / f"crf-{crf}"
+                about = origin | {"crf": crf}
+                summary |= {"refined": score(of_refined, out=place, origin=about)}
     if page is not None:
         from jaxvos.programs.report import report as write_report
 
@@ -228,7 +238,10 @@ def _kinds(crf: str | None, rules: Protocol) -> dict[str, Refine | None]:
     if crf is None:
         return {"": None}
     if rules.objects:
-        raise ValueError("A CRF of several objects is not scored: choose a protocol of one.")
+        raise ValueError(
+            f"{crf} is for one foreground, and this protocol scores objects: tell those of the "
+            "foreground apart (--objects)."
+        )
     from jaxvos.crf import named, refine
 
     return {"": None, f"crf-{crf}": partial(refine, settings=named(crf))}

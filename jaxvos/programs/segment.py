@@ -37,8 +37,12 @@ def segment(
     options: Mapping[str, Any] | None = None,
     smooth: bool = False,
     crf: str | None = None,
+    objects: bool = False,
+    proposals: str | Path | None = None,
+    threshold: float = 0.5,
 ) -> Iterator[np.ndarray]:
-    """Scores [H, W] float32 in [0, 1], one map per frame in order, computed as they are asked for.
+    """Scores [H, W] float32 in [0, 1], one map per frame in order, computed as they are asked for;
+    [H, W, K] of K objects if `objects` are asked for.
 
         for scores in jaxvos.segment("clip.mp4", weights="weights.safetensors"):
             mask = scores > 0.5
@@ -48,13 +52,20 @@ def segment(
         system: Name of a published system; None takes the one that the weights were made for.
         weights: A weights file.
         options: Of the system's inference protocol, by name.
-        smooth, crf: What is done to the scores then; see `finished`.
+        smooth, crf, objects, proposals, threshold: What is done to the scores then; see `finished`.
     """
     from jaxvos.systems import load
 
     video = _video(source)
-    segmenter = load(system, weights).segmenter(options)
-    return checked_scores(video, finished(segmenter, smooth=smooth, crf=crf))
+    segmenter = finished(
+        load(system, weights).segmenter(options),
+        smooth=smooth,
+        crf=crf,
+        objects=objects,
+        proposals=proposals,
+        threshold=threshold,
+    )
+    return checked_scores(video, segmenter)
 
 
 def finished(
@@ -62,6 +73,9 @@ def finished(
     *,
     smooth: bool = False,
     crf: str | None = None,
+    objects: bool = False,
+    proposals: str | Path | None = None,
+    threshold: float = 0.5,
 ) -> Segmenter:
     """The segmenter with what is asked for done to its scores, in this order.
 
@@ -69,7 +83,12 @@ def finished(
         segmenter: Gives [H, W] scores.
         smooth: Join each frame's with its neighbours', moved along optical flow.
         crf: Sharpen them along the frame's edges: the name of a dense CRF's settings.
+        objects: Tell the objects of the foreground apart: [H, W, K] scores; see `jaxvos.objects`.
+        proposals: Folder of label maps FRAME.png that say what the objects of a frame are.
+        threshold: For the objects: a score above it is foreground.
     """
+    if proposals is not None and not objects:
+        raise ValueError("Proposals say what the objects are: ask for objects too (--objects).")
     if smooth:
         from jaxvos.smoothing import smoothed
 
@@ -78,6 +97,10 @@ def finished(
         from jaxvos.crf import refined
 
         segmenter = refined(segmenter, crf)
+    if objects:
+        from jaxvos.objects import tracked
+
+        segmenter = tracked(segmenter, threshold=threshold, proposals=proposals)
     return segmenter
 
 
@@ -90,6 +113,8 @@ def segment_to_folder(
     options: Mapping[str, Any] | None = None,
     smooth: bool = False,
     crf: str | None = None,
+    objects: bool = False,
+    proposals: str | Path | None = None,
     formats: str | Sequence[str] = "png",
     threshold: float = 0.5,
     scores: bool = False,
@@ -100,7 +125,7 @@ def segment_to_folder(
 
     Args:
         source, system, weights, options: As for `segment`.
-        smooth, crf: What is done to the scores then; see `finished`.
+        smooth, crf, objects, proposals: What is done to the scores then; see `finished`.
         out, formats, threshold, scores, overwrite, progress: As for `write_results`.
     """
     from jaxvos.systems import load
@@ -114,9 +139,18 @@ def segment_to_folder(
             "options": dict(options or {}),
             "smooth": smooth,
             "crf": crf,
+            "objects": objects,
+            "proposals": None if proposals is None else str(proposals),
             "source": video.name if isinstance(source, Video) else _words(source),
         }
-        segmenter = finished(loaded.segmenter(options), smooth=smooth, crf=crf)
+        segmenter = finished(
+            loaded.segmenter(options),
+            smooth=smooth,
+            crf=crf,
+            objects=objects,
+            proposals=proposals,
+            threshold=threshold,
+        )
         return _fill(stage, video, segmenter, about, formats, threshold, scores, progress)
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxvos import __version__
-from jaxvos.programs.bench import data, network, training
+from jaxvos.programs.bench import data, network, objects, training
 from jaxvos.programs.bench import results as outputs
 from jaxvos.programs.bench.measure import Extent, Measurement, alone
 from jaxvos.programs.runlog import write_whole
@@ -39,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "procedural": data.procedural,
     "evaluator": outputs.evaluator,
     "crf": outputs.dense_crf,
+    "objects": objects.several_objects,
     "segment": outputs.segmenting,
 }
 
