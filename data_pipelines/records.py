@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,40 @@ class Unreadable(Exception):
     """A record that cannot be used: (its name, what went wrong)."""
 
 
+class Frames(NamedTuple):
+    """All frames of all videos, by one number.
+
+    Attributes:
+        videos: The videos.
+        ends: [V] number of the frame after each video's last.
+    """
+
+    videos: Sequence[sources.VideoRecord]
+    ends: np.ndarray
+
+    def find(self, number: int) -> tuple[sources.VideoRecord, int, int]:
+        """The video that frame `number` is of, which of its frames it is, and how many it has."""
+        which = int(np.searchsorted(self.ends, number, side="right"))
+        start, end = (int(self.ends[which - 1]) if which else 0), int(self.ends[which])
+        with reading(f"video {which}"):
+            return self.videos[which], number - start, end - start
+
+    @staticmethod
+    def read(video: sources.VideoRecord, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """A frame's picture and mask."""
+        with reading(f"{video.name}/{time:05d}"):
+            return _checked(video.frames[time], video.masks[time])
+
+
+def read_image(
+    images: Sequence[sources.ImageRecord], number: int
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """An image's name, picture and mask."""
+    with reading(f"image {number:05d}"):
+        image = images[number]
+        return (image.name, *_checked(image.picture, image.mask))
+
+
 @dataclass(frozen=True)
 class VideoPairs:
     """(number of a frame among all, rng) -> the record of it and another one of its video."""
@@ -34,18 +68,16 @@ class VideoPairs:
     stretch: bool
 
     def __call__(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
-        return _replacing_corrupt(self._pair, number, int(self.ends[-1]), rng)
+        return replacing_corrupt(self._pair, number, int(self.ends[-1]), rng)
 
     def _pair(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
-        which = int(np.searchsorted(self.ends, number, side="right"))
-        start, end = (int(self.ends[which - 1]) if which else 0), int(self.ends[which])
-        target, reference = number - start, int(rng.integers(end - start))
+        at = Frames(self.videos, self.ends)
+        video, target, length = at.find(number)
+        reference = int(rng.integers(length))
         if reference == target:
-            reference = int(rng.integers(end - start))
-        with _reading(f"video {which}"):
-            video = self.videos[which]
+            reference = int(rng.integers(length))
         # Both are read before chance goes on, then each is augmented by draws of its own.
-        frames = [self._frame(video, time) for time in (target, reference)]
+        frames = [at.read(video, time) for time in (target, reference)]
         (target_picture, target_mask), (picture, mask) = (self._prepare(*f, rng) for f in frames)
         return {
             "target": target_picture,
@@ -54,10 +86,6 @@ class VideoPairs:
             "reference_mask": mask,
             "names": f"{video.name}/{target:05d}+{reference:05d}",
         }
-
-    def _frame(self, video: sources.VideoRecord, time: int) -> tuple[np.ndarray, np.ndarray]:
-        with _reading(f"{video.name}/{time:05d}"):
-            return _checked(video.frames[time], video.masks[time])
 
     def _prepare(
         self, picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator
@@ -76,18 +104,16 @@ class ImageSamples:
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         del position  # It has done its part: `rng` depends on it.
         total = len(self.images)
-        return _replacing_corrupt(self._image, int(rng.integers(total)), total, rng)
+        return replacing_corrupt(self._image, int(rng.integers(total)), total, rng)
 
     def _image(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
-        with _reading(f"image {number:05d}"):
-            image = self.images[number]
-            picture, mask = _checked(image.picture, image.mask)
+        name, picture, mask = read_image(self.images, number)
         picture, mask = squash(picture, mask, self.size)
-        return {"target": picture, "mask": mask, "names": image.name}
+        return {"target": picture, "mask": mask, "names": name}
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Turns whatever goes wrong within into `Unreadable`: a decoder may raise anything."""
     try:
         yield
@@ -104,7 +130,7 @@ def _checked(picture: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndar
     return picture, mask
 
 
-def _replacing_corrupt(
+def replacing_corrupt(
     read: Callable[[int, np.random.Generator], dict[str, Any]],
     number: int,
     total: int,

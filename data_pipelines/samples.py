@@ -26,6 +26,7 @@ from absl import flags
 
 from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
+from data_pipelines.clips import ORDERS, ImageClips, VideoClips
 from data_pipelines.records import ImageSamples, VideoPairs, listed
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def training_batches(
     Step i is an image step when `image_every` > 0 divides i's number within its epoch, otherwise a
     video step; a whole batch is of one kind:
 
+        pairs
         video step  target, reference       [B, H, W, 3] uint8 RGB
                     target_mask, reference_mask  [B, H, W, 1] float32 in {0, 1}
                     names                   [B] text, "video/frame+reference frame"
@@ -60,16 +62,29 @@ def training_batches(
                     mask                    [B, H, W, 1] float32 in {0, 1}
                     names                   [B] text
 
-    Every frame of the data is a target once before any is again, in shuffled order; its reference
-    is any frame of the same video, drawn a second time if it is the target, then kept. Saliency
-    images are drawn at random. Frames are augmented, saliency images only squashed, as in the
-    released COSNet.
+        clips
+        video step  frames                  [B, T, H, W, 3] uint8 RGB
+                    masks                   [B, T, H, W, 1] float32 in {0, 1}
+                    flow                    [B, T, H, W, 2] float32 pixels, if the recipe wants it
+                    names                   [B] text, "video/frame+frame+..."
+        image step  frames                  [B, copies, H, W, 3] uint8 RGB
+                    mask                    [B, H, W, 1] float32 in {0, 1}
+                    flow                    [B, copies, H, W, 2] float32, zero
+                    names                   [B] text
+
+    Every frame of the data is a target (in a clip) once before any is again, in shuffled order. A
+    pair's reference is any frame of the same video, drawn a second time if it is the target, then
+    kept; which frames a clip has, `data_pipelines.clips.ORDERS` say. Saliency images are drawn at
+    random. Frames are augmented; of saliency images those of clips are, those of pairs are only
+    squashed, as in the released COSNet.
 
     Args:
         data: videos, images (what `data_pipelines.sources` reads; images may be ""), image_every
             (0: never), size (H, W), augment (a name of `AUGMENTATIONS`), stretch (of the frames'
             contrast, see `augment.stretch`), workers (processes; 0: none), threads (in each), and,
-            if wanted, steps_per_epoch (0 or absent: all frames / batch, rounded up).
+            if wanted, steps_per_epoch (0 or absent: all frames / batch, rounded up) and sample:
+            "pair" (or absent), or "clip", with frames (T), order (a name of `clips.ORDERS`), gap
+            (most frames between two that follow each other), copies (T of an image) and flow.
         batch: Records per step over all processes.
         seed: Decides shuffling, references and augmentation.
         process_index: Which of the processes this one is ...
@@ -97,18 +112,12 @@ def training_batches(
         )
     steps_per_epoch = data.get("steps_per_epoch", 0) or math.ceil(frames / batch)
     shuffle_seed, video_seed, image_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
-    pairs = VideoPairs(
-        videos,
-        np.cumsum(videos.lengths),
-        tuple(data.size),
-        AUGMENTATIONS[data.augment],
-        data.stretch,
-    )
+    of_video, of_image = _records(data, videos, images)
     records = grain.MapDataset.range(frames).shuffle(seed=shuffle_seed).repeat()
-    records = records.random_map(pairs, seed=video_seed)
+    records = records.random_map(of_video, seed=video_seed)
     if data.image_every:
         pictures = grain.MapDataset.range(len(images)).repeat()
-        pictures = pictures.random_map(ImageSamples(images, tuple(data.size)), seed=image_seed)
+        pictures = pictures.random_map(of_image, seed=image_seed)
         schedule = Alternation(batch, data.image_every, steps_per_epoch)
         records = grain.MapDataset.select_from_datasets([records, pictures], schedule)
     return Batches(
@@ -120,6 +129,30 @@ def training_batches(
         steps_per_epoch=steps_per_epoch,
         size_of_data=frames + (len(images) if data.image_every else 0),
     )
+
+
+def _records(
+    data: ml_collections.ConfigDict,
+    videos: Sequence[sources.VideoRecord],
+    images: Sequence[sources.ImageRecord] | None,
+) -> tuple[Any, Any]:
+    """What makes a record of a frame's number, and of an image."""
+    ends, size, augment = np.cumsum(videos.lengths), tuple(data.size), AUGMENTATIONS[data.augment]
+    sample = data.get("sample", "pair")
+    if sample == "pair":
+        pairs = VideoPairs(videos, ends, size, augment, data.stretch)
+        return pairs, ImageSamples(images, size)
+    if sample != "clip":
+        raise ValueError(f"data.sample is {sample!r}; there are 'pair' and 'clip'.")
+    if data.order not in ORDERS:
+        raise ValueError(f"data.order is {data.order!r}. There are: {', '.join(ORDERS)}.")
+    for key in ("frames", "gap", "copies"):
+        if data[key] < 1:
+            raise ValueError(f"data.{key} is {data[key]}; it is at least 1.")
+    clips = VideoClips(
+        videos, ends, size, augment, data.stretch, data.frames, data.order, data.gap, data.flow
+    )
+    return clips, ImageClips(images, size, augment, data.copies, data.flow)
 
 
 @dataclass(frozen=True)
@@ -181,9 +214,9 @@ class Batches(grain.DatasetIterator):
         self._step += 1
         self._account(batch.pop("skipped"))
         for name in batch:
-            if name.endswith("mask"):
+            if name.endswith(("mask", "masks")):
                 batch[name] = batch[name].astype(np.float32)
-        if "mask" in batch:
+        if "mask" in batch and "target" in batch:
             batch["reference"] = batch["target"]
         self.waited_s += time.perf_counter() - begin
         return batch

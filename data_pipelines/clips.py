@@ -1,0 +1,144 @@
+"""The records of systems that see a clip at a time: T frames of a video, or a picture as a clip.
+
+Like those of `records`, they are callables (number, rng) -> record for Grain's `random_map`.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import sources
+from data_pipelines.augment import Augmentation, squash, stretch
+from data_pipelines.records import Frames, read_image, replacing_corrupt
+from jaxvos.flow.dis import dis
+
+
+def consecutive(
+    frames: int, length: int, current: int, gap: int, rng: np.random.Generator
+) -> list[int]:
+    """`frames` frames in order, one step of 1 to `gap` apart, the first of them `current`.
+
+    The step is drawn; one that leads out of the video is cut down to the longest that does not. A
+    clip that still leads out begins earlier, and in a video that is too short the last frames turn
+    back: 0, 1, 2, 1, 0.
+    """
+    longest = max((length - 1) // max(frames - 1, 1), 1)
+    step = min(int(rng.integers(1, gap + 1)), longest)
+    start = max(min(current, length - 1 - step * (frames - 1)), 0)
+    return [_turned_back(start + step * i, length) for i in range(frames)]
+
+
+def random(frames: int, length: int, current: int, gap: int, rng: np.random.Generator) -> list[int]:
+    """`current` and distinct others in any order; in a video that is too short some come twice."""
+    del gap
+    others = rng.permutation([t for t in range(length) if t != current]).tolist()
+    return [current, *([*others, current] * frames)[: frames - 1]]
+
+
+def anchored(
+    frames: int, length: int, current: int, gap: int, rng: np.random.Generator
+) -> list[int]:
+    """The video's first frame, one that is 1 to `gap` before the current one, the current one."""
+    if frames != 3:
+        raise ValueError(f"An anchored clip has 3 frames (first, previous, current), not {frames}.")
+    del length
+    return [0, max(current - int(rng.integers(1, gap + 1)), 0), current]
+
+
+ORDERS: dict[str, Callable[[int, int, int, int, np.random.Generator], list[int]]] = {
+    "consecutive": consecutive,
+    "random": random,
+    "anchored": anchored,
+}
+"""(frames, the video's length, a frame of it, gap, rng) -> the frames of a clip."""
+
+
+@dataclass(frozen=True)
+class VideoClips:
+    """(number of a frame among all, rng) -> the record of a clip with it.
+
+        frames  [T, H, W, 3] uint8 RGB
+        masks   [T, H, W, 1] uint8 in {0, 1}
+        flow    [T, H, W, 2] float32 pixels (x, y), if asked for: by DIS between the frames as they
+                are handed out, from each to the next; the last one's is that of the one before,
+                which a video of one frame has not: zero
+
+    All frames of a clip are augmented by the same draws.
+    """
+
+    videos: Sequence[sources.VideoRecord]
+    ends: np.ndarray  # [V] number of the frame after each video's last
+    size: tuple[int, int]
+    augment: Augmentation
+    stretch: bool
+    frames: int
+    order: str
+    gap: int
+    flow: bool
+
+    def __call__(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
+        return replacing_corrupt(self._clip, number, int(self.ends[-1]), rng)
+
+    def _clip(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
+        at = Frames(self.videos, self.ends)
+        video, current, length = at.find(number)
+        times = ORDERS[self.order](self.frames, length, current, self.gap, rng)
+        pairs = [at.read(video, time) for time in times]
+        chance = copy.deepcopy(rng)
+        frames, masks = zip(*(self._prepare(*p, copy.deepcopy(chance)) for p in pairs), strict=True)
+        record = {"frames": np.stack(frames), "masks": np.stack(masks)}
+        if self.flow:
+            record["flow"] = flow_of(frames)
+        return record | {"names": f"{video.name}/{'+'.join(f'{t:05d}' for t in times)}"}
+
+    def _prepare(
+        self, picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        picture, mask = self.augment(picture, mask, rng)
+        return squash(stretch(picture) if self.stretch else picture, mask, self.size)
+
+
+@dataclass(frozen=True)
+class ImageClips:
+    """(position in the stream, rng) -> the record of an image at random, as a clip of copies.
+
+    frames  [copies, H, W, 3] uint8 RGB
+    mask    [H, W, 1] uint8 in {0, 1}
+    flow    [copies, H, W, 2] float32, if asked for: zero, since nothing moves
+    """
+
+    images: Sequence[sources.ImageRecord]
+    size: tuple[int, int]
+    augment: Augmentation
+    copies: int
+    flow: bool
+
+    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
+        del position  # It has done its part: `rng` depends on it.
+        total = len(self.images)
+        return replacing_corrupt(self._image, int(rng.integers(total)), total, rng)
+
+    def _image(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
+        name, picture, mask = read_image(self.images, number)
+        picture, mask = squash(*self.augment(picture, mask, rng), self.size)
+        record = {"frames": np.stack([picture] * self.copies), "mask": mask, "names": name}
+        if self.flow:
+            record["flow"] = np.zeros((self.copies, *self.size, 2), np.float32)
+        return record
+
+
+def flow_of(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """[T, H, W, 2]: DIS from each frame [H, W, 3] to the next; the last one's is repeated."""
+    fields = [dis(a, b) for a, b in pairwise(frames)]
+    last = fields[-1] if fields else np.zeros((*frames[0].shape[:2], 2), np.float32)
+    return np.stack([*fields, last])
+
+
+def _turned_back(t: int, length: int) -> int:
+    """Position t of the walk 0, 1, ..., length - 1, length - 2, ..., 0, 1, ... ."""
+    period = max(2 * length - 2, 1)
+    return min(t % period, period - t % period) if length > 1 else 0
