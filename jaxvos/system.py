@@ -24,6 +24,8 @@ class System(NamedTuple):
             `jaxvos.torch_import`.
         backbone: Module path that weights of an ImageNet ResNet are loaded under.
         reads: What it needs of a video beside the frames: "flow", "first_mask".
+        shapes: model -> the shape of each of its inputs, for variables to be made with, where they
+            are not single pictures.
     """
 
     title: str
@@ -34,11 +36,27 @@ class System(NamedTuple):
     names: tuple[tuple[str, str], ...]
     backbone: str
     reads: tuple[str, ...] = ()
+    shapes: Callable[[nn.Module], Mapping[str, tuple[int, ...]]] | None = None
 
 
 def initialise(system: System, model: nn.Module, seed: int) -> Variables:
     """New variables of a model: parameters drawn by `seed`, statistics of a standard normal."""
-    picture = jnp.zeros((1, 33, 49, 3))  # their shapes do not depend on it
-    pictures = [prepare(picture) for prepare in system.inputs.values()]
-    variables = jax.jit(model.init)(jax.random.key(seed), *pictures)
+    return _made(jax.jit(model.init)(jax.random.key(seed), *_examples(system, model)))
+
+
+def shapes(system: System, model: nn.Module) -> Variables:
+    """A model's variables as shapes; nothing is computed."""
+    return _made(jax.eval_shape(model.init, jax.random.key(0), *_examples(system, model)))
+
+
+def _examples(system: System, model: nn.Module) -> list[jax.Array]:
+    """Inputs to make variables with: prepared pictures, small since no shape depends on them."""
+    given = system.shapes(model) if system.shapes else {}
+    return [
+        prepare(jnp.zeros(given.get(name, (1, 33, 49, 3))))
+        for name, prepare in system.inputs.items()
+    ]
+
+
+def _made(variables: Variables) -> Variables:
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxvos
 from jaxvos import torch_import
 from jaxvos.checkpoints import read_weights, save_weights
+from jaxvos.system import shapes
 from jaxvos.systems import get
 from jaxvos.typing import Variables
-
-_PICTURE = (1, 33, 49, 3)  # shapes of parameters do not depend on it
 
 
 def convert(
@@ -43,10 +40,10 @@ def convert(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already; pass --overwrite to replace it")
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
-    shapes = _shapes(record.model(**options), len(record.inputs))
+    expected = shapes(record, record.model(**options))
     tensors = torch_import.read(source)
     try:
-        variables = torch_import.to_variables(tensors, record.names, shapes)
+        variables = torch_import.to_variables(tensors, record.names, expected)
     except ValueError as error:
         raise ValueError(f"{source}, as weights of {system}: {error}") from error
     with source.open("rb") as file:
@@ -65,13 +62,6 @@ def convert(
         f"{target}: {system}, {len(tensors)} tensors, {sum(a.size for a in leaves):,} parameters, "
         f"{target.stat().st_size / 1e6:.1f} MB. Licence of the weights: {license_note}"
     )
-
-
-def _shapes(model: nn.Module, inputs: int) -> Variables:
-    """The model's variables as shapes; nothing is computed."""
-    picture = jnp.zeros(_PICTURE)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *[picture] * inputs)
-    return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
 
 
 def _compare(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
