@@ -29,6 +29,10 @@ SystemName = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, may be given several times.")
 ]
+Flow = Annotated[
+    str | None,
+    typer.Option(help="Optical flow: dis, or a folder of FRAME.flo, .npy or (KITTI's) .png."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
@@ -64,6 +68,7 @@ def segment(
     proposals: Annotated[
         Path | None, typer.Option(help="Folder of label maps FRAME.png: what the objects are.")
     ] = None,
+    flow: Flow = None,
     formats: Annotated[
         str, typer.Option("--format", help="Masks as png, rle, coco, mp4; several with commas.")
     ] = "png",
@@ -85,6 +90,7 @@ def segment(
         crf=crf,
         objects=objects,
         proposals=proposals,
+        flow=flow,
         formats=formats,
         threshold=threshold,
         scores=scores,
@@ -101,6 +107,37 @@ def segment(
         print(
             f"Nothing was found in {len(empty)} of the frames; {out / 'summary.json'} names them."
         )
+
+
+@app.command()
+def flow(
+    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
+    out: Annotated[Path, typer.Option(help="Folder for FRAME.flo and flow.json.")],
+    method: Annotated[str, typer.Option(help="How: dis.")] = "dis",
+    gap: Annotated[int, typer.Option(help="Frames from one to the other.")] = 1,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="To the frame before, not after.")
+    ] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="flo, npy, png (KITTI's), or wheel: pictures.")
+    ] = "flo",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Optical flow of a video as files; a second run computes only what is missing."""
+    from jaxvos.programs.flow import flow
+
+    counts = flow(
+        source,
+        out,
+        method=method,
+        gap=gap,
+        backward=backward,
+        form=form,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    print(f"{counts['computed']} files computed, {counts['kept']} were there, in {out}.")
 
 
 @app.command()
@@ -126,6 +163,7 @@ def evaluate(
     objects: Annotated[
         bool, typer.Option("--objects", help="Tell the objects of a system's foreground apart.")
     ] = False,
+    flow: Flow = None,
     stability: Annotated[
         bool, typer.Option("--stability", help="davis16: temporal stability T too.")
     ] = False,
@@ -168,6 +206,7 @@ def evaluate(
         smooth=smooth,
         crf=crf,
         objects=objects,
+        flow=flow,
         protocol_options=Options(
             stability, normalize, keep_empty, tuple(part for part in fix.split(",") if part)
         ),

@@ -24,8 +24,8 @@ class Video(NamedTuple):
 
     Attributes:
         frames: T pictures [H, W, 3] uint8 RGB; indexing decodes one, nothing keeps them all.
-        flow: T fields [H, W, 2] float32 in pixels (x, y), from frame t to t + 1; what stands in
-            for the last frame's is each system's own rule.
+        flow: T - 1 fields [H, W, 2] float32 in pixels (x, y), from frame t to t + 1; what stands
+            in for the last frame's is each system's own rule.
         first_mask: [H, W] integer labels of frame 0, for systems that are given them.
         name: What the results are called.
     """

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -293,6 +294,7 @@ def test_a_system_is_run_with_its_weights_and_the_options_given(root, tmp_path, 
 
     class Loaded:
         name = "brightness"
+        system = SimpleNamespace(reads=())
 
         def segmenter(self, options):
             asked.append(options)
@@ -417,6 +419,7 @@ def test_the_objects_of_a_foreground_are_scored_with_a_crf_and_without(root, tmp
 
     class Loaded:
         name = "bright"
+        system = SimpleNamespace(reads=())
 
         def segmenter(self, options):
             return brightness

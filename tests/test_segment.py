@@ -18,12 +18,16 @@ import jaxvos
 from jaxvos import whole_folder
 from jaxvos.crf import refined
 from jaxvos.drawing import overlay
+from jaxvos.flow.dis import dis
+from jaxvos.flow.files import write_flow
 from jaxvos.mask_formats import decode_rle
 from jaxvos.objects import tracked
 from jaxvos.programs import segment as program
+from jaxvos.programs.progress import frames_bar
 from jaxvos.programs.segment import (
     finished,
     labels_of,
+    needed_flow,
     segment,
     segment_to_folder,
     write_results,
@@ -80,7 +84,9 @@ def fake_systems(monkeypatch, segmenter=segmenter, asked=None):
                 asked.append((system, weights, options))
             return segmenter
 
-        return SimpleNamespace(name="made-up", segmenter=with_options)
+        return SimpleNamespace(
+            name="made-up", segmenter=with_options, system=SimpleNamespace(reads=())
+        )
 
     monkeypatch.setitem(sys.modules, "jaxvos.systems", SimpleNamespace(load=load))
 
@@ -440,13 +446,13 @@ def test_no_more_pictures_are_alive_in_a_long_video_than_in_a_short_one(tmp_path
 
 
 def test_the_progress_bar_tells_frames_per_second(clip, tmp_path, capsys):
-    with program._progress_bar("clip", 4, shown=True) as advance:
+    with frames_bar("clip", 4, shown=True) as advance:
         for _ in range(4):
             time.sleep(0.02)
             advance()
     shown = capsys.readouterr().err
     assert "clip" in shown and "4/4" in shown and "frames/s" in shown
-    with program._progress_bar("clip", 4, shown=False) as advance:
+    with frames_bar("clip", 4, shown=False) as advance:
         advance()
     assert capsys.readouterr().err == ""
 
@@ -478,3 +484,28 @@ def test_scores_are_smoothed_then_refined(tmp_path):
     np.testing.assert_array_equal(proposed, results(tracked(given, proposals=whole)))
     with pytest.raises(ValueError, match="ask for objects too"):
         finished(given, proposals=whole)
+
+
+def test_the_flow_that_is_asked_for_reaches_the_segmenter(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (24, 32, 3), np.uint8) for _ in range(3)]
+    video = Video(frames, name="bee")
+    given = rng.standard_normal((2, 24, 32, 2)).astype(np.float32)
+    for t, field in enumerate(given):
+        (tmp_path / "bee").mkdir(exist_ok=True)
+        write_flow(tmp_path / "bee" / f"{t:05d}.flo", field)
+
+    def speeds(video):
+        for t in range(len(video.frames)):
+            yield np.abs(video.flow[min(t, 1)][..., 0]).clip(0, 1)
+
+    def results(flow):
+        return np.stack(list(finished(speeds, flow=flow)(video)))
+
+    for folder in (tmp_path, tmp_path / "bee"):  # of all videos, or of this one
+        np.testing.assert_array_equal(results(folder)[:2], np.abs(given[..., 0]).clip(0, 1))
+    by_dis = np.abs(dis(frames[1], frames[2])[..., 0]).clip(0, 1)
+    np.testing.assert_array_equal(results("dis")[1], by_dis)
+    system = SimpleNamespace(reads=("flow",))
+    assert needed_flow(system, None) == "dis" and needed_flow(system, "folder") == "folder"
+    assert needed_flow(SimpleNamespace(reads=()), None) is None

@@ -46,6 +46,7 @@ def evaluate(
     smooth: bool = False,
     crf: str | None = None,
     objects: bool = False,
+    flow: str | Path | None = None,
     protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -71,6 +72,8 @@ def evaluate(
             beside the others, into OUT/crf-NAME.
         objects: Whether the objects of a system's foreground are told apart (`jaxvos.objects`).
             Those of a CRF's foreground may be others, so the system then runs a second time.
+        flow: "dis", or a folder with a folder of flow files for each sequence: what a system that
+            needs flow is given; "dis" by default.
         protocol_options: What can be chosen within a protocol.
         overwrite: Whether results that `out` already holds may be replaced.
         options: Options of the system's inference protocol that differ from the weights' own.
@@ -88,7 +91,7 @@ def evaluate(
         "progress": progress,
     }
     if predictions is not None:
-        if (system, weights, options) != (None, None, None):
+        if (system, weights, options, flow) != (None, None, None, None):
             raise ValueError("Give either predictions to score or a system to run, not both.")
         if crf is not None or smooth or objects:
             raise ValueError(
@@ -102,27 +105,29 @@ def evaluate(
                 "Nothing to evaluate: give predictions, a folder of masks SEQUENCE/FRAME.png, or "
                 "the weights of a system."
             )
-        from jaxvos.programs.segment import finished
+        from jaxvos.programs.segment import finished, needed_flow
         from jaxvos.systems import load
 
         if objects and crf is not None and out is not None:
             _prepare(Path(out) / f"crf-{crf}", overwrite)  # now, not after the first run
         loaded = load(system, weights)
-        segmenter = finished(loaded.segmenter(options), smooth=smooth)
+        flow = needed_flow(loaded.system, flow)
+        segmenter, finish = loaded.segmenter(options), partial(finished, smooth=smooth, flow=flow)
         origin = {
             "system": loaded.name,
             "weights": str(weights),
             "options": dict(options or {}),
             "smooth": smooth,
             "objects": objects,
+            "flow": None if flow is None else str(flow),
         }
         score = partial(evaluate_segmenter, root, **shared, threshold=threshold, origin=origin)
         if not objects:
-            summary = score(segmenter, crf=crf)
+            summary = score(finish(segmenter), crf=crf)
         else:
-            summary = score(finished(segmenter, objects=True, threshold=threshold))
+            summary = score(finish(segmenter, objects=True, threshold=threshold))
             if crf is not None:
-                of_refined = finished(segmenter, crf=crf, objects=True, threshold=threshold)
+                of_refined = finish(segmenter, crf=crf, objects=True, threshold=threshold)
                 place = None if out is None else Path(out) / f"crf-{crf}"
                 about = origin | {"crf": crf}
                 summary |= {"refined": score(of_refined, out=place, origin=about)}

@@ -1,6 +1,8 @@
 """Progress bars of the programs, on the error stream so that results can be piped."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -68,3 +70,24 @@ class TrainingBar:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+@contextmanager
+def frames_bar(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A function that counts one frame done on a bar with frames per second and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(title, total=total, speed="")
+
+        def advance() -> None:
+            bar.advance(task)
+            state = bar.tasks[0]
+            bar.update(task, speed=f"{state.completed / max(state.elapsed, 1e-9):.1f} frames/s")
+
+        yield advance

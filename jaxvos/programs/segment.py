@@ -2,23 +2,25 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import jaxvos
 from jaxvos.drawing import contact_sheet, overlay, thumbnail
 from jaxvos.film_writer import film_writer, require_h264
 from jaxvos.mask_formats import FORMATS, Clip, known_formats, mask_writer
+from jaxvos.programs.progress import frames_bar
 from jaxvos.typing import Segmenter, Video
 from jaxvos.video import PICTURES, Pictures, open_video, write_png
 from jaxvos.whole_folder import whole_folder
+
+if TYPE_CHECKING:
+    from jaxvos.system import System
 
 Source = str | Path | Sequence[str | Path] | Video
 
@@ -40,6 +42,7 @@ def segment(
     objects: bool = False,
     proposals: str | Path | None = None,
     threshold: float = 0.5,
+    flow: str | Path | None = None,
 ) -> Iterator[np.ndarray]:
     """Scores [H, W] float32 in [0, 1], one map per frame in order, computed as they are asked for;
     [H, W, K] of K objects if `objects` are asked for.
@@ -53,12 +56,14 @@ def segment(
         weights: A weights file.
         options: Of the system's inference protocol, by name.
         smooth, crf, objects, proposals, threshold: What is done to the scores then; see `finished`.
+        flow: The video's optical flow: see `finished`; "dis" by default where the system needs any.
     """
     from jaxvos.systems import load
 
-    video = _video(source)
+    video, loaded = _video(source), load(system, weights)
     segmenter = finished(
-        load(system, weights).segmenter(options),
+        loaded.segmenter(options),
+        flow=needed_flow(loaded.system, flow),
         smooth=smooth,
         crf=crf,
         objects=objects,
@@ -76,6 +81,7 @@ def finished(
     objects: bool = False,
     proposals: str | Path | None = None,
     threshold: float = 0.5,
+    flow: str | Path | None = None,
 ) -> Segmenter:
     """The segmenter with what is asked for done to its scores, in this order.
 
@@ -86,6 +92,8 @@ def finished(
         objects: Tell the objects of the foreground apart: [H, W, K] scores; see `jaxvos.objects`.
         proposals: Folder of label maps FRAME.png that say what the objects of a frame are.
         threshold: For the objects: a score above it is foreground.
+        flow: What the video's flow is, for systems that need it and for the objects: "dis", or a
+            folder of FRAME.flo (.npy, .png), or of such folders by the videos' names.
     """
     if proposals is not None and not objects:
         raise ValueError("Proposals say what the objects are: ask for objects too (--objects).")
@@ -101,7 +109,22 @@ def finished(
         from jaxvos.objects import tracked
 
         segmenter = tracked(segmenter, threshold=threshold, proposals=proposals)
-    return segmenter
+    return segmenter if flow is None else _flowing(segmenter, flow)
+
+
+def needed_flow(system: "System", flow: str | Path | None) -> str | Path | None:
+    """The flow that is asked for; without, DIS, which needs no weights, if the system reads any."""
+    return "dis" if flow is None and "flow" in system.reads else flow
+
+
+def _flowing(segmenter: Segmenter, flow: str | Path) -> Segmenter:
+    from jaxvos.flow.fields import with_flow
+
+    def segment(video: Video) -> Iterator[np.ndarray]:
+        own = Path(flow, video.name)
+        return segmenter(with_flow(video, own if own.is_dir() else flow))
+
+    return segment
 
 
 def segment_to_folder(
@@ -115,6 +138,7 @@ def segment_to_folder(
     crf: str | None = None,
     objects: bool = False,
     proposals: str | Path | None = None,
+    flow: str | Path | None = None,
     formats: str | Sequence[str] = "png",
     threshold: float = 0.5,
     scores: bool = False,
@@ -125,7 +149,7 @@ def segment_to_folder(
 
     Args:
         source, system, weights, options: As for `segment`.
-        smooth, crf, objects, proposals: What is done to the scores then; see `finished`.
+        smooth, crf, objects, proposals, flow: As for `segment`.
         out, formats, threshold, scores, overwrite, progress: As for `write_results`.
     """
     from jaxvos.systems import load
@@ -133,6 +157,7 @@ def segment_to_folder(
     formats, video = known_formats(formats), _video(source)
     with _results_folder(video, out, threshold, overwrite) as stage:  # before the weights are read
         loaded = load(system, weights)
+        flow = needed_flow(loaded.system, flow)
         about = {
             "system": loaded.name,
             "weights": None if weights is None else str(weights),
@@ -141,6 +166,7 @@ def segment_to_folder(
             "crf": crf,
             "objects": objects,
             "proposals": None if proposals is None else str(proposals),
+            "flow": None if flow is None else str(flow),
             "source": video.name if isinstance(source, Video) else _words(source),
         }
         segmenter = finished(
@@ -150,6 +176,7 @@ def segment_to_folder(
             objects=objects,
             proposals=proposals,
             threshold=threshold,
+            flow=flow,
         )
         return _fill(stage, video, segmenter, about, formats, threshold, scores, progress)
 
@@ -253,7 +280,7 @@ def _fill(
     with (
         mask_writer(stage, _clip(video, rate), formats) as keep,
         film_writer(stage / "overlay.mp4", rate) as append,
-        _progress_bar(video.name, len(names), progress) as advance,
+        frames_bar(video.name, len(names), progress) as advance,
     ):
         for t, scores in enumerate(checked_scores(video, segmenter)):
             labels = labels_of(scores, threshold)
@@ -339,27 +366,6 @@ def _results_folder(
             )
     with whole_folder(out, PRODUCTS, overwrite=overwrite) as stage:
         yield stage
-
-
-@contextmanager
-def _progress_bar(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """A function that counts one frame done on a bar with frames per second and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(title, total=total, speed="")
-
-        def advance() -> None:
-            bar.advance(task)
-            state = bar.tasks[0]
-            bar.update(task, speed=f"{state.completed / max(state.elapsed, 1e-9):.1f} frames/s")
-
-        yield advance
 
 
 def _video(source: Source) -> Video:

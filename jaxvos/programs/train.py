@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines import samples, sources
 from jaxvos import optim, recipe
+from jaxvos.flow.fields import with_flow
 from jaxvos.metrics.davis import region_similarity
 from jaxvos.programs.progress import TrainingBar
 from jaxvos.programs.rundir import RunDir
@@ -310,7 +311,8 @@ def mean_j(
     segment = system.segmenter(model, own, **config.segmenter)
     means = []
     for record in videos:
-        scores = segment(Video(record.frames, name=record.name))
+        video = Video(record.frames, name=record.name)
+        scores = segment(with_flow(video, "dis") if "flow" in system.reads else video)
         pairs = zip(scores, record.masks, strict=True)
         means.append(np.mean([region_similarity(s > 0.5, m != 0) for s, m in pairs]))
     return float(np.mean(means))

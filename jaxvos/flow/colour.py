@@ -1,0 +1,63 @@
+"""Flow as a picture: the colour wheel of Baker et al., as RAFT's and MATNet's pictures have it.
+
+Baker, Scharstein, Lewis, Roth, Black, Szeliski, "A Database and Evaluation Methodology for Optical
+Flow", IJCV 2011. Direction is the hue, length the saturation. DPA, TMO and MATNet are given such
+pictures, so that these must be the published ones to the level.
+"""
+
+import numpy as np
+
+SEGMENTS = ((15, 0, 1), (6, 1, 0), (4, 1, 2), (11, 2, 1), (13, 2, 0), (6, 0, 2))
+"""Each: how many colours, the channel at 255, and the one that rises (or falls) beside it."""
+
+
+def _wheel() -> np.ndarray:
+    colours = np.zeros((sum(count for count, _, _ in SEGMENTS), 3))
+    start, rises = 0, True
+    for count, full, ramp in SEGMENTS:
+        part, steps = colours[start : start + count], np.floor(255 * np.arange(count) / count)
+        if rises:
+            part[:, full], part[:, ramp] = 255, steps
+        else:  # the channel before fades into this one
+            part[:, full], part[:, ramp] = 255, 255 - steps
+        start, rises = start + count, not rises
+    return colours
+
+
+WHEEL = _wheel()
+"""[55, 3]: red to yellow, green, cyan, blue, magenta and back, 0 to 255."""
+
+
+def picture(flow: np.ndarray, *, longest: float | None = None, bgr: bool = False) -> np.ndarray:
+    """Flow as [H, W, 3] uint8: white where nothing moves, full colour where it is fastest.
+
+    Args:
+        flow: [H, W, 2] in pixels (x, y), finite.
+        longest: The length that has the full colour; what is longer is darker. None is the longest
+            of this flow, as published: then the colours of two frames cannot be compared.
+        bgr: Blue first, as OpenCV has pictures.
+    """
+    if flow.ndim != 3 or flow.shape[2] != 2 or not np.isfinite(flow).all():
+        raise ValueError(f"A picture is of finite flow [H, W, 2], not {flow.shape} with NaN or so.")
+    flow = flow.astype(np.float64)
+    if longest is None:
+        longest = np.sqrt((flow**2).sum(axis=-1)).max() + 1e-5
+    elif not longest > 0:
+        raise ValueError(f"The length of the full colour is above 0 pixels, not {longest}.")
+    colours = _colours(flow / longest)
+    return colours[..., ::-1].copy() if bgr else colours
+
+
+def _colours(flow: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 of flow [H, W, 2] in units of the longest."""
+    length = np.sqrt((flow**2).sum(axis=-1))
+    place = (np.arctan2(-flow[..., 1], -flow[..., 0]) / np.pi + 1) / 2 * (len(WHEEL) - 1)
+    before = np.floor(place).astype(int)
+    after = (before + 1) % len(WHEEL)
+    part = (place - before)[..., None]
+    # Levels are cut, not rounded, so the published order of operations decides some of them.
+    shares = WHEEL / 255
+    colour = (1 - part) * shares[before] + part * shares[after]
+    length = length[..., None]
+    colour = np.where(length <= 1, 1 - length * (1 - colour), 0.75 * colour)
+    return np.floor(255 * colour).astype(np.uint8)

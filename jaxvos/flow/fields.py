@@ -1,0 +1,109 @@
+"""The flow of a whole video: estimated when it is asked for, or read from a folder."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from operator import index
+from pathlib import Path
+
+import numpy as np
+
+from jaxvos.flow.dis import dis
+from jaxvos.flow.files import SUFFIXES, checked, read_flow
+from jaxvos.typing import Video
+
+Estimator = Callable[[Sequence[np.ndarray], int, int], np.ndarray]
+"""(frames, t, u) -> flow [H, W, 2] from frame t to frame u."""
+
+KEPT = 4
+"""Fields that are kept: systems look at a field and its neighbours, one frame after the other."""
+
+
+class Fields(Sequence[np.ndarray]):
+    """Flow of consecutive frames: `fields[t]` is from frame t to t + 1, [H, W, 2] float32, checked.
+
+    Attributes:
+        frames: The T frames; there are T - 1 fields.
+    """
+
+    def __init__(
+        self, frames: Sequence[np.ndarray], make: Callable[[int, int], np.ndarray]
+    ) -> None:
+        self.frames = frames
+        self._make = lru_cache(maxsize=KEPT)(make)
+
+    def __len__(self) -> int:
+        return len(self.frames) - 1
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        t = index(t)
+        t = t + len(self) if t < 0 else t
+        if not 0 <= t < len(self):
+            raise IndexError(f"There is no flow {t}: {len(self.frames)} frames have {len(self)}.")
+        return self.between(t, t + 1)
+
+    def between(self, t: int, u: int) -> np.ndarray:
+        """Flow [H, W, 2] from frame t to frame u, any two; files hold that of neighbours alone."""
+        flow = self._make(t, u)
+        size = self.frames[t].shape[:2]
+        if flow.shape != (*size, 2):
+            raise ValueError(
+                f"Flow {t} is {flow.shape}, the frames are {size}: flow is in their pixels."
+            )
+        return checked(flow, f"Flow from frame {t} to {u}")
+
+
+def with_flow(video: Video, source: str | Path) -> Video:
+    """The video with the flow that `source` names.
+
+    Args:
+        video: Its frames.
+        source: "dis", which needs no weights; or a folder of flow files FRAME.flo, .npy or
+            (KITTI's) .png, each from that frame to the next; the last frame's may be missing.
+    """
+    if Path(source).is_dir():
+        return video._replace(flow=Fields(video.frames, _reader(video, Path(source))))
+    return video._replace(flow=Fields(video.frames, partial(estimator(str(source)), video.frames)))
+
+
+def estimator(method: str) -> Estimator:
+    """The estimator of that name."""
+    if method not in ESTIMATORS:
+        known = ", ".join(ESTIMATORS)
+        raise ValueError(
+            f"There is no flow {method!r}: it is neither a folder nor a method. There are: {known}."
+        )
+    return ESTIMATORS[method]
+
+
+def _dis(frames: Sequence[np.ndarray], t: int, u: int) -> np.ndarray:
+    return dis(frames[t], frames[u])
+
+
+ESTIMATORS: dict[str, Estimator] = {"dis": _dis}
+
+
+def _reader(video: Video, folder: Path) -> Callable[[int, int], np.ndarray]:
+    """A function that reads the flow of a frame; the folder must have that of all but the last."""
+    names = getattr(video.frames, "names", None) or [f"{t:05d}" for t in range(len(video.frames))]
+    files = {name: _file(folder, name) for name in names[:-1]}
+    missing = [name for name, file in files.items() if file is None]
+    if missing:
+        raise ValueError(
+            f"{folder} has no flow of {len(missing)} of the first {len(files)} frames of "
+            f"{video.name}; the first that is missing is {missing[0]} ({' or '.join(SUFFIXES)})."
+        )
+
+    def read(t: int, u: int) -> np.ndarray:
+        if u != t + 1:
+            raise ValueError(
+                f"Flow from frame {t} to {u} of {video.name} is not in {folder}, which holds that "
+                "of neighbours: choose a method, such as --flow dis."
+            )
+        return checked(read_flow(files[names[t]]), files[names[t]])
+
+    return read
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((file for file in found if file.is_file()), None)

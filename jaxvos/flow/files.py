@@ -1,0 +1,125 @@
+"""Flow in files: Middlebury's .flo, KITTI's .png, and .npy; read whole and checked."""
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TAG = 202021.25
+"""What a .flo file begins with, float32: it reads "PIEH" where the bytes are in order."""
+UNKNOWN = 1e9
+"""Middlebury: a component beyond this says that the flow is not known there."""
+KITTI = (64.0, 2.0**15)
+"""KITTI: 16 bit levels are flow times 64 plus 2^15, so flow is -512 to 512 in steps of 1/64."""
+SUFFIXES = (".flo", ".npy", ".png")
+
+
+def read_flow(path: str | Path) -> np.ndarray:
+    """[H, W, 2] float32 pixels (x, y); NaN where the file says that flow is not known.
+
+    Args:
+        path: .flo; .npy of [H, W, 2] numbers; or .png of 16 bit, x, y and whether it is known.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: flow is read from {', '.join(SUFFIXES)}.")
+    return {".flo": _read_flo, ".npy": _read_npy, ".png": _read_png}[path.suffix](path)
+
+
+def write_flow(path: str | Path, flow: np.ndarray) -> None:
+    """Writes [H, W, 2] flow, whole or not at all, in the format that the name ends in.
+
+    .png rounds to 1/64 pixel and holds -512 to 512. NaN, not known, is not written to .npy.
+    """
+    path, flow = Path(path), np.asarray(flow, np.float32)
+    if flow.ndim != 3 or flow.shape[2] != 2 or not flow.size:
+        raise ValueError(f"{path}: flow is [H, W, 2], not {flow.shape}.")
+    known = np.isfinite(flow).all(axis=-1)
+    if path.suffix == ".flo":
+        height, width = flow.shape[:2]
+        head = np.float32(TAG).tobytes() + np.array([width, height], "<i4").tobytes()
+        values = np.where(known[..., None], flow, np.float32(10 * UNKNOWN))
+        _write(path, head + values.astype("<f4").tobytes())
+    elif path.suffix == ".npy":
+        stream = io.BytesIO()
+        np.save(stream, checked(flow, path))
+        _write(path, stream.getvalue())
+    elif path.suffix == ".png":
+        _write(path, _kitti(path, flow, known))
+    else:
+        raise ValueError(f"{path}: flow is written to {', '.join(SUFFIXES)}.")
+
+
+def checked(flow: np.ndarray, where: str | Path) -> np.ndarray:
+    """The flow, if it is known everywhere."""
+    bad = int((~np.isfinite(flow)).any(axis=-1).sum())
+    if bad:
+        raise ValueError(
+            f"{where}: flow is not finite, or not known, at {bad} of {flow[..., 0].size} pixels."
+        )
+    return flow
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_flo(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(TAG):
+        raise ValueError(f"{path} is no .flo file: it does not begin with {TAG}.")
+    width, height = map(int, np.frombuffer(data, "<i4", 2, 4))
+    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
+        raise ValueError(
+            f"{path} has {len(data)} bytes, but says that it is {width} x {height} pixels: "
+            f"{12 + 8 * width * height} bytes. Is it whole?"
+        )
+    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    return _where(flow, (np.abs(flow) <= UNKNOWN).all(axis=-1))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        flow = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no array of numbers: {error}") from error
+    if flow.ndim != 3 or flow.shape[2] != 2 or flow.dtype.kind not in "fiu" or not flow.size:
+        raise ValueError(f"{path} is {flow.shape} of {flow.dtype}, not flow [H, W, 2].")
+    return flow.astype(np.float32)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    levels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None:
+        raise ValueError(f"{path} is no picture that can be read.")
+    if levels.dtype != np.uint16 or levels.shape[2:] != (3,):
+        raise ValueError(
+            f"{path} is {levels.shape} of {levels.dtype}, not KITTI's flow, three channels of 16 "
+            "bit. The colours of a flow picture cannot be turned back into flow."
+        )
+    scale, zero = KITTI
+    flow = (levels[..., :0:-1].astype(np.float32) - zero) / scale  # OpenCV has B, G, R
+    return _where(flow, levels[..., 0] > 0)
+
+
+def _kitti(path: Path, flow: np.ndarray, known: np.ndarray) -> bytes:
+    scale, zero = KITTI
+    levels = np.rint(np.where(known[..., None], flow, 0) * scale + zero)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ValueError(
+            f"{path}: flow of up to {np.abs(flow[known]).max():.0f} pixels does not fit a KITTI "
+            "picture, which holds -512 to 512. Choose .flo."
+        )
+    channels = np.dstack([known, levels[..., 1], levels[..., 0]]).astype(np.uint16)
+    return cv2.imencode(".png", channels)[1].tobytes()
+
+
+def _where(flow: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known[..., None], flow, np.float32(np.nan))
