@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvos import crf
+from jaxvos import crf, permutohedral
 from jaxvos.typing import Video
 
 # The settings of the reference numbers; A and B are published ones without their stretch.
@@ -134,12 +134,12 @@ def test_lattice_and_responses_are_those_of_the_reference_tool(case, name, sizes
     )
     x = case[f"small_{name}_input_diff"].reshape(1, -1)
     for kind, size, each in zip(("gauss", "bilat"), sizes, features, strict=True):
-        kernel = crf.lattice(each)
+        kernel = permutohedral.lattice(each)
         assert kernel.neighbours.shape[2] == size + 1
-        norm = crf.normaliser(kernel)
+        norm = permutohedral.normaliser(kernel)
         ones = np.asarray(norm, float).reshape(shape) ** -2
         np.testing.assert_allclose(ones, case[f"small_{name}_{kind}_K1"], rtol=2e-3)
-        raw = np.asarray(jax.jit(crf.filtered)(kernel, x)).reshape(shape)
+        raw = np.asarray(jax.jit(permutohedral.filtered)(kernel, x)).reshape(shape)
         np.testing.assert_allclose(raw, case[f"small_{name}_{kind}_none_response"], atol=2e-2)
         even = np.asarray(crf.pairwise([crf.Term(kernel, norm, 1.0)], x[None])).reshape(shape)
         np.testing.assert_allclose(even, case[f"small_{name}_{kind}_sym_response"], atol=3e-5)
@@ -206,10 +206,12 @@ def test_the_lattice_is_the_one_written_down_point_by_point(d):
     for scale in (0.1, 0.2, 0.4, 0.8, 2):  # the narrow ones fill their few cells to the brim
         features, x = rng.normal(0, scale, (d, 60)).astype(np.float32), rng.normal(size=60)
         expected, size = plain_lattice(features.astype(float), x)
-        kernel = crf.lattice(features)
+        kernel = permutohedral.lattice(features)
         assert kernel.neighbours.shape[2] == size + 1, scale
         # Joined alone, for room that makes all five the same program.
-        ours = crf.filtered(crf._joined([kernel]), jnp.asarray(x[None], jnp.float32))[0]
+        ours = permutohedral.filtered(
+            permutohedral.joined([kernel]), jnp.asarray(x[None], jnp.float32)
+        )[0]
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -270,9 +272,11 @@ def test_a_refined_segmenter_takes_each_score_map_with_its_frame():
 
 
 def test_frames_with_about_as_many_lattice_points_share_a_program():
-    points = [crf._joined([crf.Lattice(*(np.zeros(s, np.int32) for s in shapes))]) for shapes in (
-        ((6, 9), (6, 9), (6, 2, 1 + m)) for m in (100_000, 104_000, 120_000)
-    )]  # fmt: skip
+    def empty(points):
+        shapes = ((6, 9), (6, 9), (6, 2, 1 + points))
+        return permutohedral.Lattice(*(np.zeros(shape, np.int32) for shape in shapes))
+
+    points = [permutohedral.joined([empty(m)]) for m in (100_000, 104_000, 120_000)]
     a, b, c = (each.neighbours.shape[2] for each in points)
     assert a == b != c and 100_001 <= a <= 1.25 * 100_001 and c >= 120_001
 
@@ -323,7 +327,7 @@ def test_what_cannot_be_refined_is_refused(frame, scores, settings, words):
 def test_a_lattice_whose_points_cannot_be_numbered_is_refused():
     features = np.random.default_rng(0).uniform(0, 3000, (5, 100)).astype(np.float32)
     with pytest.raises(ValueError, match="too fine"):
-        crf.lattice(features)
+        permutohedral.lattice(features)
 
 
 def test_exact_refuses_large_pictures_and_says_what_memory_they_take():

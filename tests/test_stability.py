@@ -7,8 +7,8 @@ import pytest
 
 from jaxvos.davis_layout import read_labels
 from jaxvos.metrics import stability
+from jaxvos.metrics.outlines import contour
 from jaxvos.metrics.stability import (
-    contour,
     instability_of_pair,
     shape_context,
     temporal_instability,
