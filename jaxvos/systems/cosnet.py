@@ -23,7 +23,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from jaxvos.inference import batched, draw_references, fit, to_size
@@ -34,21 +33,16 @@ from jaxvos.layers.attention import (
     coattend_blockwise,
 )
 from jaxvos.layers.deeplab import ASPP
+from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm, ResNet
+from jaxvos.losses import balanced_bce, l1
 from jaxvos.system import System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(inputs).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-MEAN_BGR = (104.00699, 116.66877, 122.67892)
-
-
-def prepare(pictures: jax.Array) -> jax.Array:
-    """Pictures [..., H, W, 3] RGB in 0..255 -> BGR float32 minus the mean."""
-    mean = jnp.asarray(MEAN_BGR, jnp.float32).reshape((1,) * (pictures.ndim - 1) + (3,))
-    return pictures[..., ::-1].astype(jnp.float32) - mean
 
 
 class Encoder(nn.Module):
@@ -218,22 +212,6 @@ def _flat(maps: jax.Array) -> jax.Array:
 
 def _enlarge(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
     return bilinear(logits.astype(jnp.float32), size)
-
-
-def balanced_bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Binary cross entropy times one weight, places / positive places of the batch.
-
-    The released code divides by zero where a batch holds no positive place; there the weight is 1.
-    """
-    positive = mask.sum()
-    weight = jnp.where(positive > 0, mask.size / jnp.maximum(positive, 1), 1.0)
-    # PyTorch's BCE never goes beyond 100.
-    return weight * jnp.minimum(optax.sigmoid_binary_cross_entropy(logits, mask), 100.0).mean()
-
-
-def l1(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean absolute difference of probability and mask."""
-    return jnp.abs(nn.sigmoid(logits) - mask).mean()
 
 
 def _both(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -1,0 +1,30 @@
+"""Losses that several systems were published with, on logits; one number each."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def balanced_bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Binary cross entropy times one weight, places / positive places of the batch.
+
+    The released codes divide by zero where a batch holds no positive place; there the weight is 1.
+
+    Args:
+        logits: Of any shape.
+        mask: The same shape, in {0, 1}.
+    """
+    positive = mask.sum()
+    weight = jnp.where(positive > 0, mask.size / jnp.maximum(positive, 1), 1.0)
+    # PyTorch's BCE never goes beyond 100.
+    return weight * jnp.minimum(optax.sigmoid_binary_cross_entropy(logits, mask), 100.0).mean()
+
+
+def cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean binary cross entropy."""
+    return optax.sigmoid_binary_cross_entropy(logits, mask).mean()
+
+
+def l1(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute difference of probability and mask."""
+    return jnp.abs(jax.nn.sigmoid(logits) - mask).mean()
