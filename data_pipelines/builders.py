@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_pipelines.davis import Davis
+from data_pipelines.fixations import Fixations
 from data_pipelines.procedural_builder import Procedural
 from data_pipelines.saliency import DutOmron, Duts, Msra10k
 
@@ -15,6 +16,7 @@ NAMES: Mapping[str, tuple[type[tfds.core.GeneratorBasedBuilder], str | None, str
     "davis/2017": (Davis, "2017", "videos"),
     "procedural/motion": (Procedural, "motion", "videos"),
     "procedural/salient": (Procedural, "salient", "videos"),
+    "fixations": (Fixations, None, "videos"),
     "duts": (Duts, None, "images"),
     "msra10k": (Msra10k, None, "images"),
     "dut_omron": (DutOmron, None, "images"),

@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import sources
-from data_pipelines.augment import Augmentation, squash, stretch
-from data_pipelines.records import Frames, read_image, replacing_corrupt
+from data_pipelines.augment import (
+    Augmentation,
+    moved_flow,
+    moved_map,
+    moved_points,
+    squash,
+    squashed_back,
+    stretch,
+)
+from data_pipelines.records import Frames, read_image, reading, replacing_corrupt
 from jaxvos.flow.dis import dis
 
 
@@ -63,9 +71,13 @@ class VideoClips:
 
         frames  [T, H, W, 3] uint8 RGB
         masks   [T, H, W, 1] uint8 in {0, 1}
-        flow    [T, H, W, 2] float32 pixels (x, y), if asked for: by DIS between the frames as they
-                are handed out, from each to the next; the last one's is that of the one before,
-                which a video of one frame has not: zero
+        flow    [T, H, W, 2] float32 pixels (x, y) from each frame to the next, if asked for: "dis",
+                by DIS between the frames as they are handed out; or "video", the source's own,
+                moved with the frames. The last one's is that of the one before, which a clip of
+                one frame has not: zero
+        fixation_map, fixations
+                [T, H, W, 1] float32 in 0..1, and uint8 in {0, 1}, of videos that have them; masks
+                are then there if the videos have any
 
     All frames of a clip are augmented by the same draws.
     """
@@ -78,7 +90,7 @@ class VideoClips:
     frames: int
     order: str
     gap: int
-    flow: bool
+    flow: str
 
     def __call__(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
         return replacing_corrupt(self._clip, number, int(self.ends[-1]), rng)
@@ -89,17 +101,46 @@ class VideoClips:
         times = ORDERS[self.order](self.frames, length, current, self.gap, rng)
         pairs = [at.read(video, time) for time in times]
         chance = copy.deepcopy(rng)
-        frames, masks = zip(*(self._prepare(*p, copy.deepcopy(chance)) for p in pairs), strict=True)
-        record = {"frames": np.stack(frames), "masks": np.stack(masks)}
-        if self.flow:
+        made = [self._prepare(*pair, copy.deepcopy(chance)) for pair in pairs]
+        frames, masks, backs = zip(*made, strict=True)
+        record = {"frames": np.stack(frames)}
+        if video.masks is not None:
+            record["masks"] = np.stack(masks)
+        if self.flow == "dis":
             record["flow"] = flow_of(frames)
+        elif self.flow:
+            record["flow"] = self._own_flow(video, times, backs)
+        if getattr(video, "maps", None) is not None:
+            record |= self._fixations(video, times, backs)
         return record | {"names": f"{video.name}/{'+'.join(f'{t:05d}' for t in times)}"}
 
     def _prepare(
         self, picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        picture, mask = self.augment(picture, mask, rng)
-        return squash(stretch(picture) if self.stretch else picture, mask, self.size)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        picture, smaller, back = self.augment(picture, mask, rng)
+        back = squashed_back(back, smaller.shape, self.size)
+        return (*squash(stretch(picture) if self.stretch else picture, smaller, self.size), back)
+
+    def _own_flow(
+        self, video: sources.VideoRecord, times: list[int], backs: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        fields = []
+        for t, back in zip(times[:-1], backs, strict=False):
+            with reading(f"{video.name}/{t:05d}, flow"):
+                fields.append(moved_flow(video.flow[t], back, self.size))
+        return _lasting(fields, self.size)
+
+    def _fixations(
+        self, video: sources.VideoRecord, times: list[int], backs: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        found: dict[str, list[np.ndarray]] = {"fixation_map": [], "fixations": []}
+        for t, back in zip(times, backs, strict=True):
+            with reading(f"{video.name}/{t:05d}, fixations"):
+                found["fixation_map"].append(moved_map(video.maps[t], back, self.size))
+                if video.points is not None:
+                    points = moved_points(video.points[t], back, self.size)
+                    found["fixations"].append(points.astype(np.uint8))
+        return {name: np.stack(maps)[..., None] for name, maps in found.items() if maps}
 
 
 @dataclass(frozen=True)
@@ -108,14 +149,14 @@ class ImageClips:
 
     frames  [copies, H, W, 3] uint8 RGB
     mask    [H, W, 1] uint8 in {0, 1}
-    flow    [copies, H, W, 2] float32, if asked for: zero, since nothing moves
+    flow    [copies, H, W, 2] float32, if any is asked for: zero, since nothing moves
     """
 
     images: Sequence[sources.ImageRecord]
     size: tuple[int, int]
     augment: Augmentation
     copies: int
-    flow: bool
+    flow: str
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         del position  # It has done its part: `rng` depends on it.
@@ -124,7 +165,8 @@ class ImageClips:
 
     def _image(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
         name, picture, mask = read_image(self.images, number)
-        picture, mask = squash(*self.augment(picture, mask, rng), self.size)
+        picture, mask, _ = self.augment(picture, mask, rng)
+        picture, mask = squash(picture, mask, self.size)
         record = {"frames": np.stack([picture] * self.copies), "mask": mask, "names": name}
         if self.flow:
             record["flow"] = np.zeros((self.copies, *self.size, 2), np.float32)
@@ -133,8 +175,12 @@ class ImageClips:
 
 def flow_of(frames: Sequence[np.ndarray]) -> np.ndarray:
     """[T, H, W, 2]: DIS from each frame [H, W, 3] to the next; the last one's is repeated."""
-    fields = [dis(a, b) for a, b in pairwise(frames)]
-    last = fields[-1] if fields else np.zeros((*frames[0].shape[:2], 2), np.float32)
+    return _lasting([dis(a, b) for a, b in pairwise(frames)], frames[0].shape[:2])
+
+
+def _lasting(fields: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """[T, H, W, 2] of T - 1 fields: the last one is there twice; zero where there is none."""
+    last = fields[-1] if fields else np.zeros((*size, 2), np.float32)
     return np.stack([*fields, last])
 
 

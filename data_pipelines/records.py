@@ -43,9 +43,12 @@ class Frames(NamedTuple):
 
     @staticmethod
     def read(video: sources.VideoRecord, time: int) -> tuple[np.ndarray, np.ndarray]:
-        """A frame's picture and mask."""
+        """A frame's picture and mask, an empty one where the video has none."""
         with reading(f"{video.name}/{time:05d}"):
-            return _checked(video.frames[time], video.masks[time])
+            picture = video.frames[time]
+            if video.masks is None:
+                return _checked(picture, np.zeros(picture.shape[:2], np.uint8))
+            return _checked(picture, video.masks[time])
 
 
 def read_image(
@@ -90,7 +93,7 @@ class VideoPairs:
     def _prepare(
         self, picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        picture, mask = self.augment(picture, mask, rng)
+        picture, mask, _ = self.augment(picture, mask, rng)
         return squash(stretch(picture) if self.stretch else picture, mask, self.size)
 
 

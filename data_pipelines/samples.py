@@ -84,7 +84,8 @@ def training_batches(
             contrast, see `augment.stretch`), workers (processes; 0: none), threads (in each), and,
             if wanted, steps_per_epoch (0 or absent: all frames / batch, rounded up) and sample:
             "pair" (or absent), or "clip", with frames (T), order (a name of `clips.ORDERS`), gap
-            (most frames between two that follow each other), copies (T of an image) and flow.
+            (most frames between two that follow each other), copies (T of an image) and flow
+            ("" for none, "dis", or "video": what the videos have, exact or from files).
         batch: Records per step over all processes.
         seed: Decides shuffling, references and augmentation.
         process_index: Which of the processes this one is ...
@@ -146,6 +147,10 @@ def _records(
         raise ValueError(f"data.sample is {sample!r}; there are 'pair' and 'clip'.")
     if data.order not in ORDERS:
         raise ValueError(f"data.order is {data.order!r}. There are: {', '.join(ORDERS)}.")
+    if data.flow not in ("", "dis", "video"):
+        raise ValueError(f"data.flow is {data.flow!r}; there are '', 'dis' and 'video'.")
+    if data.flow == "video":
+        _check_flow(data, videos)
     for key in ("frames", "gap", "copies"):
         if data[key] < 1:
             raise ValueError(f"data.{key} is {data[key]}; it is at least 1.")
@@ -153,6 +158,22 @@ def _records(
         videos, ends, size, augment, data.stretch, data.frames, data.order, data.gap, data.flow
     )
     return clips, ImageClips(images, size, augment, data.copies, data.flow)
+
+
+def _check_flow(data: ml_collections.ConfigDict, videos: Sequence[sources.VideoRecord]) -> None:
+    """Refuses clips whose videos have no flow from each of their frames to the next."""
+    shortest = min(videos.lengths)
+    if data.order != "consecutive" or data.gap != 1 or shortest < data.frames:
+        raise ValueError(
+            "data.flow='video' is flow between neighbours: it needs order='consecutive', gap=1 and "
+            f"videos of at least {data.frames} frames, not {data.order!r}, {data.gap} and videos "
+            f"of {shortest}."
+        )
+    if getattr(videos[0], "flow", None) is None:
+        raise ValueError(
+            f"data.flow is 'video', but {videos[0].name} has none: procedural video and stills: "
+            "have exact flow, a folder has it with :flow=FOLDER; or take data.flow='dis'."
+        )
 
 
 @dataclass(frozen=True)
@@ -214,7 +235,7 @@ class Batches(grain.DatasetIterator):
         self._step += 1
         self._account(batch.pop("skipped"))
         for name in batch:
-            if name.endswith(("mask", "masks")):
+            if name.endswith(("mask", "masks")) or name == "fixations":
                 batch[name] = batch[name].astype(np.float32)
         if "mask" in batch and "target" in batch:
             batch["reference"] = batch["target"]

@@ -7,6 +7,12 @@
     procedural-salient:clips=64,frames=8,seed=3,height=96,width=160
     davis/2016                          a data set that `jaxvos prepare` has prepared
     msra10k+dut_omron                   several, one after the other
+    stills:duts, stills:FOLDER          videos made of pictures, one of each: object and ground move
+    stills:msra10k:frames=3,seed=1      (`data_pipelines.synthesis`); frames= is 2 and seed= 0 by
+                                        default, other options are the pictures' own
+    FOLDER:flow=FLOWS                   with flow from files FLOWS/VIDEO/FRAME.flo, .npy or .png
+    fixations                           a prepared data set of videos with eye movements
+                                        (`data_pipelines.fixations`)
 
 Everything here is cheap to make and to send to worker processes: frames stay encoded until they are
 indexed.
@@ -25,11 +31,16 @@ import numpy as np
 from data_pipelines import pairs
 from data_pipelines.clip_cache import cached_clip
 from data_pipelines.encoded import Lazy, decode_mask, decode_picture, mask_file, picture_file
-from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World
+from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World, clip
 from data_pipelines.specs import Options, options_of, parts_of
+from data_pipelines.synthesis import MovingStill, moving_still
 from jaxvos.davis_layout import SequenceFiles, list_sequences, some
+from jaxvos.flow.fields import flow_of_frame
+from jaxvos.flow.files import checked, read_flow
 
 WORLDS: Mapping[str, World] = {"procedural": MOTION, "procedural-salient": SALIENT}
+STILLS = "stills:"
+FIXATIONS = "fixations"
 
 
 class VideoRecord(NamedTuple):
@@ -38,12 +49,20 @@ class VideoRecord(NamedTuple):
     Attributes:
         name: What it is called.
         frames: T pictures [H, W, 3] uint8 RGB, decoded when indexed.
-        masks: T masks [H, W] uint8 as they are stored: object numbers, or 0 and 255.
+        masks: T masks [H, W] uint8 as they are stored: object numbers, or 0 and 255; None where
+            there are fixations alone.
+        flow: T - 1 fields [H, W, 2] float32, where the source has them, exact or from files: where
+            what is seen at t has moved at t + 1, (x, y) pixels.
+        maps: T fixation maps [H, W] float32 in 0..1, where there are any.
+        points: T pictures [H, W] bool of the fixated pixels, where there are any.
     """
 
     name: str
     frames: Sequence[np.ndarray]
-    masks: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray] | None
+    flow: Sequence[np.ndarray] | None = None
+    maps: Sequence[np.ndarray] | None = None
+    points: Sequence[np.ndarray] | None = None
 
 
 class ImageRecord(NamedTuple):
@@ -69,13 +88,19 @@ def videos(spec: str, *, split: str = "train", data_dir: str | Path | None = Non
     """The videos that `spec` names (see above), none of them opened yet.
 
     Args:
-        spec: FOLDER, procedural, or the name of a prepared data set; several are joined by "+".
+        spec: FOLDER, procedural, the name of a prepared data set, or stills: and any of these that
+            has pictures; several are joined by "+".
         split: Which part of it, unless the text itself says split=.
         data_dir: Where prepared data sets are; by default where TFDS puts them.
     """
     parts = [_videos(part, split, data_dir) for part in parts_of(spec)]
     if len(parts) == 1:
         return parts[0]
+    if any(options_of(part)[0] == FIXATIONS for part in parts_of(spec)):
+        raise ValueError(
+            f"{spec!r} joins videos with eye movements and others: a batch is of one kind. Take "
+            "one as data.videos, and masks from data.images."
+        )
     lengths = tuple(length for part in parts for length in part.lengths)
     return Videos(partial(_joined, tuple(parts), _ends(parts)), len(lengths), lengths)
 
@@ -94,6 +119,8 @@ def images(
 def _videos(spec: str, split: str, data_dir: str | Path | None) -> Videos:
     """The videos of a single source."""
     name, options = options_of(spec)
+    if name.startswith(STILLS):
+        return _stills(name.removeprefix(STILLS), options, split, data_dir)
     if name in WORLDS:
         return _procedural_videos(name, options, split)
     if Path(name).expanduser().is_dir():
@@ -103,7 +130,12 @@ def _videos(spec: str, split: str, data_dir: str | Path | None) -> Videos:
 
 def _images(spec: str, split: str, data_dir: str | Path | None) -> Lazy[ImageRecord]:
     """The pictures of a single source."""
-    name, options = options_of(spec)
+    return _images_of(*options_of(spec), split, data_dir)
+
+
+def _images_of(
+    name: str, options: Options, split: str, data_dir: str | Path | None
+) -> Lazy[ImageRecord]:
     if name in WORLDS:
         return _procedural_images(name, options, split)
     if Path(name).expanduser().is_dir():
@@ -112,7 +144,7 @@ def _images(spec: str, split: str, data_dir: str | Path | None) -> Lazy[ImageRec
 
 
 def _folder_videos(folder: str, options: Options, split: str) -> Videos:
-    options.check(folder, ("split", "year", "only", "without"))
+    options.check(folder, ("split", "year", "only", "without", "flow"))
     found = list_sequences(
         Path(folder).expanduser(),
         split=None if options.one("split", split) == "all" else options.one("split", split),
@@ -130,16 +162,38 @@ def _folder_videos(folder: str, options: Options, split: str) -> Videos:
     if bare:
         raise ValueError(f"{len(bare)} frames of {folder} have no mask: {some(bare)}.")
     lengths = tuple(len(sequence.frames) for sequence in sequences)
-    return Videos(partial(_folder_video, sequences), len(sequences), lengths)
+    flows = options.one("flow", "")
+    fields = tuple(_flow_files(Path(flows), sequence) for sequence in sequences) if flows else ()
+    return Videos(partial(_folder_video, sequences, fields), len(sequences), lengths)
 
 
-def _folder_video(sequences: Sequence[SequenceFiles], number: int) -> VideoRecord:
+def _folder_video(
+    sequences: Sequence[SequenceFiles], fields: Sequence[tuple[Path, ...]], number: int
+) -> VideoRecord:
     name, frames, masks = sequences[number]
     return VideoRecord(
         name,
         Lazy(partial(picture_file, frames), len(frames)),
         Lazy(partial(mask_file, masks), len(masks)),
+        Lazy(partial(_flow_file, fields[number]), len(frames) - 1) if fields else None,
     )
+
+
+def _flow_files(flows: Path, sequence: SequenceFiles) -> tuple[Path, ...]:
+    """The flow files of all frames of a sequence but the last."""
+    folder = flows.expanduser() / sequence.name
+    found = {frame.stem: flow_of_frame(folder, frame.stem) for frame in sequence.frames[:-1]}
+    missing = [name for name, file in found.items() if file is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no flow of {len(missing)} of the first {len(found)} frames: "
+            f"{some(missing)} (`jaxvos flow` makes it)."
+        )
+    return tuple(found.values())
+
+
+def _flow_file(files: Sequence[Path], t: int) -> np.ndarray:
+    return checked(read_flow(files[t]), files[t])
 
 
 def _folder_images(folder: str, options: Options, split: str) -> Lazy[ImageRecord]:
@@ -160,11 +214,13 @@ def _procedural_videos(name: str, options: Options, split: str) -> Videos:
     return Videos(partial(_procedural_video, render, length), clips, (length,) * clips)
 
 
-def _procedural_video(render: Callable[[int], Any], length: int, number: int) -> VideoRecord:
+def _procedural_video(render: partial, length: int, number: int) -> VideoRecord:
+    whole = _Once(partial(clip, number, **render.keywords))  # the kept ones have no flow
     return VideoRecord(
         f"clip-{number:05d}",
         Lazy(partial(_procedural_frame, render, number, 0), length),
         Lazy(partial(_procedural_frame, render, number, 1), length),
+        Lazy(partial(_part, whole, "flow"), length - 1),
     )
 
 
@@ -183,9 +239,7 @@ def _procedural_frame(render: Callable[[int], Any], index: int, which: int, t: i
     return render(index)[which][t]
 
 
-def _procedural(
-    name: str, options: Options, split: str, length: int
-) -> tuple[int, int, Callable[[int], tuple[np.ndarray, np.ndarray]]]:
+def _procedural(name: str, options: Options, split: str, length: int) -> tuple[int, int, partial]:
     """How many clips, how many frames in each, and index -> (frames, labels) of one."""
     default = {"clips": 64, "frames": length, "seed": SEEDS.get(split), "height": 256, "width": 448}
     options.check(name, default)
@@ -202,11 +256,55 @@ def _procedural(
     return chosen["clips"], chosen["frames"], render
 
 
+def _stills(name: str, options: Options, split: str, data_dir: str | Path | None) -> Videos:
+    """The videos made of the pictures `name`; all options but two are theirs."""
+    ours = {key: values for key, values in options.given.items() if key in ("frames", "seed")}
+    theirs = {key: values for key, values in options.given.items() if key not in ours}
+    Options(ours).check(STILLS + name, ("frames", "seed"))
+    length, seed = Options(ours).whole("frames", 2), Options(ours).whole("seed", 0)
+    pictures = _images_of(name, Options(theirs), split, data_dir)
+    count = len(pictures)
+    return Videos(partial(_still_video, pictures, length, seed), count, (length,) * count)
+
+
+def _still_video(
+    pictures: Sequence[ImageRecord], length: int, seed: int, number: int
+) -> VideoRecord:
+    image = pictures[number]
+    whole = _Once(partial(_moving, image, length, (seed, number)))
+    frames, masks = (Lazy(partial(_part, whole, key), length) for key in ("frames", "masks"))
+    return VideoRecord(image.name, frames, masks, Lazy(partial(_part, whole, "flow"), length - 1))
+
+
+def _moving(image: ImageRecord, length: int, seed: tuple[int, int]) -> MovingStill:
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    return moving_still(image.picture, image.mask, rng, frames=length)
+
+
+@dataclass
+class _Once:
+    """A clip that is made when something of it is asked for first, and then kept."""
+
+    make: Callable[[], Any]
+    made: Any = None
+
+    def __call__(self) -> Any:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+
+def _part(whole: _Once, key: str, t: int) -> np.ndarray:
+    return getattr(whole(), key)[t]
+
+
 def _prepared_videos(
     name: str, options: Options, split: str, data_dir: str | Path | None
 ) -> Videos:
     options.check(name, ("split", "only", "without"))
     split = options.one("split", split)
+    if name == FIXATIONS:
+        return _fixation_videos(name, split, data_dir)
     source, metadata = _prepared(name, split, data_dir, "videos")
     names, lengths = zip(*metadata["videos"][split], strict=True)
     starts = (0, *accumulate(lengths))
@@ -217,6 +315,32 @@ def _prepared_videos(
     return Videos(
         partial(_prepared_video, source, spans), len(spans), tuple(length for *_, length in spans)
     )
+
+
+def _fixation_videos(name: str, split: str, data_dir: str | Path | None) -> Videos:
+    """Videos with fixations; with masks if all of them have any."""
+    from data_pipelines.fixations import records  # TFDS takes its time to import
+
+    source, metadata = _prepared(name, split, data_dir, "videos")
+    found = records(source, metadata["videos"][split])
+    masked = all(record.masks is not None for record in found)
+    pointed = all(record.fixations is not None for record in found)
+    made = tuple(
+        VideoRecord(
+            record.name,
+            record.frames,
+            record.masks if masked else None,
+            maps=record.maps,
+            points=record.fixations if pointed else None,
+        )
+        for record in found
+    )
+    lengths = tuple(len(record.frames) for record in made)
+    return Videos(partial(_item, made), len(made), lengths)
+
+
+def _item(values: Sequence[Any], number: int) -> Any:
+    return values[number]
 
 
 def _prepared_video(
@@ -272,13 +396,16 @@ def _prepared(
     from data_pipelines import builders  # TFDS takes its time to import
 
     prepared = [known for known in builders.NAMES if builders.holds(known, kind)]
+    name = name.lower() if name.lower() in prepared else name
     if name not in prepared:
         close = difflib.get_close_matches(name, [*WORLDS, *prepared], 1)
+        close = [STILLS + name] if kind == "videos" and name in builders.NAMES else close
         hint = f" Did you mean {close[0]}?" if close else ""
         layout = "JPEGImages/ and Annotations/" if kind == "videos" else "images/ and masks/"
         raise ValueError(
             f"There are no {kind} called {name!r}.{hint} It may be a folder with {layout}, "
             f"{' or '.join(WORLDS)} (:clips=64,frames=8,seed=0,height=256,width=448), "
+            f"{'stills: before anything that has pictures, ' if kind == 'videos' else ''}"
             f"or a data set that `jaxvos prepare` has prepared: {', '.join(prepared)}."
         )
     return builders.prepared(name, split, data_dir)

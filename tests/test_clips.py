@@ -5,13 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, VideoClips, anchored, consecutive, flow_of, random
 from data_pipelines.sources import VideoRecord
 from jaxvos.flow.dis import dis
+from jaxvos.flow.warp import warp
 from tests.made_up_data import first, made_up_videos, names
 
-CLIP = {"sample": "clip", "frames": 3, "order": "consecutive", "gap": 1, "copies": 2, "flow": False}
+CLIP = {"sample": "clip", "frames": 3, "order": "consecutive", "gap": 1, "copies": 2, "flow": ""}
 
 
 def times(name: str) -> list[int]:
@@ -98,7 +100,7 @@ def test_all_frames_of_a_clip_are_augmented_alike():
         frames=4,
         order="consecutive",
         gap=1,
-        flow=True,
+        flow="dis",
     )
     one, two = make(0, chance(1)), make(0, chance(2))
     assert (one["frames"] == one["frames"][:1]).all() and (one["masks"] == one["masks"][:1]).all()
@@ -119,13 +121,60 @@ def test_flow_is_from_each_frame_to_the_next():
 
 
 def test_an_image_is_a_clip_of_copies():
-    image, video = first(2, batch=2, **CLIP | {"image_every": 2, "flow": True, "gap": 2})
+    image, video = first(2, batch=2, **CLIP | {"image_every": 2, "flow": "dis", "gap": 2})
     assert image["frames"].shape == (2, 2, 8, 10, 3) and image["mask"].shape == (2, 8, 10, 1)
     np.testing.assert_array_equal(image["frames"][:, 0], image["frames"][:, 1])
     assert not image["flow"].any() and image["flow"].shape == (2, 2, 8, 10, 2)
     assert image.keys() == {"frames", "mask", "flow", "names"}
     assert video.keys() == {"frames", "masks", "flow", "names"}
     assert video["flow"].shape == (2, 3, 8, 10, 2)
+
+
+def test_the_videos_own_flow_is_moved_with_the_frames():
+    options = CLIP | {"flow": "video", "augment": "flip_crop", "size": (48, 80), "workers": 0}
+    spec = "procedural:clips=2,frames=4,height=96,width=160"
+    along, still = [], []
+    for batch in first(4, batch=2, videos=sources.videos(spec), **options):
+        assert batch["flow"].shape == (2, 3, 48, 80, 2)
+        np.testing.assert_array_equal(batch["flow"][:, 2], batch["flow"][:, 1])
+        for frames, flow in zip(batch["frames"], batch["flow"], strict=True):
+            along.append(np.abs(frames[0].astype(int) - warp(frames[1], flow[0])).mean())
+            still.append(np.abs(frames[0].astype(int) - frames[1]).mean())
+    assert np.mean(along) < 0.8 * np.mean(still)
+
+
+def test_flow_that_the_videos_do_not_have_is_asked_for_in_vain():
+    for changes, words in (
+        ({"gap": 2}, "it needs order='consecutive', gap=1"),
+        ({"order": "random"}, "not 'random', 1"),
+        ({"frames": 5}, "videos of at least 5 frames, .* videos of 1"),
+        ({"frames": 1}, "v0 has none: procedural video"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            first(1, batch=1, **CLIP | {"flow": "video"} | changes)
+    with pytest.raises(ValueError, match=r"data\.flow is 'raft'"):
+        first(1, batch=1, **CLIP | {"flow": "raft"})
+
+
+def test_eye_movements_come_with_the_frames_and_masks_only_if_there_are_any():
+    rng = chance()
+    frames = rng.integers(0, 256, (3, 16, 20, 3), np.uint8)
+    maps = rng.random((3, 16, 20)).astype(np.float32)
+    points = maps > 0.9
+    video = VideoRecord("looked at", frames, None, maps=maps, points=points)
+
+    class Watched(list):
+        lengths = (3,)
+
+    options = CLIP | {"size": (16, 20)}
+    (batch,) = first(1, batch=1, videos=Watched([video]), **options)
+    assert batch.keys() == {"frames", "fixation_map", "fixations", "names"}
+    np.testing.assert_allclose(batch["fixation_map"][0, ..., 0], maps, atol=1e-6)
+    np.testing.assert_array_equal(batch["fixations"][0, ..., 0], points)
+    assert batch["fixations"].dtype == np.float32
+    masked = video._replace(masks=points.astype(np.uint8), points=None)
+    (batch,) = first(1, batch=1, videos=Watched([masked]), **options)
+    assert batch.keys() == {"frames", "masks", "fixation_map", "names"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_pipelines import clip_cache, encoded, sources
 from data_pipelines.procedural import MOTION, SALIENT, clip
+from data_pipelines.synthesis import moving_still
 
 COLORS = [0, 0, 0, 200, 30, 60, 10, 250, 90]
 
@@ -69,6 +70,10 @@ def same(a: sources.VideoRecord, b: sources.VideoRecord) -> bool:
         for one, two in ((a.frames, b.frames), (a.masks, b.masks))
         for x, y in zip(one, two, strict=True)
     )
+
+
+def flow_of(video: sources.VideoRecord) -> np.ndarray:
+    return np.stack(list(video.flow))
 
 
 def test_a_davis_folder_gives_its_videos_in_order_with_palette_indices(davis):
@@ -173,6 +178,100 @@ def test_procedural_videos_are_the_clips_of_their_seed():
             np.testing.assert_array_equal(video.masks[t], made.labels[t])
 
 
+def test_procedural_videos_know_their_flow_and_files_do_not(davis):
+    spec = "procedural-salient:clips=3,frames=3,seed=9,height=48,width=64"
+    flow = sources.videos(spec)[1].flow
+    made = clip(1, seed=9, frames=3, size=(48, 64), world=SALIENT)
+    assert len(flow) == 2
+    np.testing.assert_array_equal(np.stack(list(flow)), made.flow)
+    assert sources.videos(str(davis))[0].flow is None
+
+
+def test_nobody_renders_a_flow_that_is_not_asked_for(monkeypatch):
+    rendered = []
+
+    def counted(index, **options):
+        rendered.append(index)
+        return clip(index, **options)
+
+    monkeypatch.setattr(sources, "clip", counted)
+    video = sources.videos("procedural:clips=2,frames=3,height=48,width=64")[1]
+    _ = video.frames[0], video.masks[2]
+    assert rendered == []
+    _ = video.flow[0], video.flow[1]
+    assert rendered == [1]
+
+
+def test_stills_are_videos_that_begin_with_each_picture(tmp_path):
+    saliency(tmp_path, "images", "masks", 3)
+    pictures, found = sources.images(str(tmp_path)), sources.videos(f"stills:{tmp_path}")
+    assert found.lengths == (2, 2, 2)
+    assert [video.name for video in found] == ["p0", "p1", "p2"]
+    for image, video in zip(pictures, found, strict=True):
+        assert len(video.frames) == len(video.masks) == 2 and len(video.flow) == 1
+        np.testing.assert_array_equal(video.frames[0], image.picture)
+        np.testing.assert_array_equal(video.masks[0], image.mask != 0)
+        assert video.frames[1].shape == image.picture.shape
+        assert (video.frames[1] != image.picture).any() and video.flow[0].shape == (20, 30, 2)
+    longer = sources.videos(f"stills:{tmp_path}:frames=4")
+    assert longer.lengths == (4, 4, 4) and len(longer[0].flow) == 3
+    np.testing.assert_array_equal(longer[1].frames[1], found[1].frames[1])
+
+
+def test_a_still_moves_the_same_way_each_time_and_another_way_with_another_seed(tmp_path):
+    saliency(tmp_path, ".", ".", 2)
+    first, again = (sources.videos(f"stills:{tmp_path}") for _ in range(2))
+    np.testing.assert_array_equal(flow_of(first[1]), flow_of(again[1]))
+    other = sources.videos(f"stills:{tmp_path}:seed=5")[1]
+    assert (flow_of(other) != flow_of(first[1])).any()
+    assert (flow_of(first[0]) != flow_of(first[1])).any()
+    rng = np.random.default_rng([5, 1])
+    image = sources.images(str(tmp_path))[1]
+    np.testing.assert_array_equal(flow_of(other), moving_still(image.picture, image.mask, rng).flow)
+
+
+def test_a_still_is_read_and_moved_once_for_all_its_frames(tmp_path, monkeypatch):
+    saliency(tmp_path, ".", ".", 2)
+    moved = []
+
+    def counted(*args, **options):
+        moved.append(args)
+        return moving_still(*args, **options)
+
+    monkeypatch.setattr(sources, "moving_still", counted)
+    video = sources.videos(f"stills:{tmp_path}:frames=3")[1]
+    assert moved == []
+    _ = [(video.frames[t], video.masks[t]) for t in range(3)], video.flow[1]
+    assert len(moved) == 1
+
+
+def test_options_of_stills_that_are_not_theirs_are_the_pictures(tmp_path):
+    saliency(tmp_path, "DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask", 3)
+    saliency(tmp_path, "DUTS-TE/DUTS-TE-Image", "DUTS-TE/DUTS-TE-Mask", 2)
+    assert sources.videos(f"stills:{tmp_path}:split=test,frames=3").lengths == (3, 3)
+    assert len(sources.videos(f"stills:{tmp_path}", split="test")) == 2
+    made_up = sources.videos("stills:procedural:clips=3,height=48,width=64,frames=1")
+    assert made_up.lengths == (1, 1, 1) and len(made_up[2].flow) == 0
+    both = sources.videos(f"stills:{tmp_path}+procedural:clips=1,height=48,width=64")
+    assert both.lengths == (2, 2, 2, 8)
+    with pytest.raises(ValueError, match="no option 'clips'"):
+        sources.videos(f"stills:{tmp_path}:clips=3")
+    with pytest.raises(ValueError, match="frames must be a whole number of at least 1, not '0'"):
+        sources.videos(f"stills:{tmp_path}:frames=0")
+    with pytest.raises(ValueError, match="given seed twice: 1 and 2"):
+        sources.videos(f"stills:{tmp_path}:seed=1,seed=2")
+    with pytest.raises(ValueError, match="There are no images called 'nowhere'"):
+        sources.videos("stills:nowhere")
+
+
+def test_data_sets_of_pictures_are_videos_as_stills_in_any_capitals(tmp_path):
+    with pytest.raises(ValueError, match=r"no videos called 'duts'\. Did you mean stills:duts\?"):
+        sources.videos("duts", data_dir=tmp_path)
+    for name in ("duts", "DUTS"):
+        with pytest.raises(FileNotFoundError, match="`jaxvos prepare duts --from FOLDER`"):
+            sources.videos(f"stills:{name}", data_dir=tmp_path)
+
+
 def test_splits_of_procedural_video_share_no_clip():
     def first(split):
         text = "procedural:clips=1,frames=1,height=48,width=64"
@@ -263,11 +362,14 @@ def test_sources_joined_by_a_plus_follow_each_other(davis, tmp_path):
 
 
 def test_everything_can_be_sent_to_another_process_and_reads_the_same(davis, tmp_path):
-    found = sources.videos(f"{davis}+procedural:clips=1,frames=2,height=48,width=64")
+    saliency(tmp_path / "s", ".", ".", 2)
+    stills = f"stills:{tmp_path / 's'}:frames=3"
+    found = sources.videos(f"{davis}+procedural:clips=1,frames=2,height=48,width=64+{stills}")
     there = pickle.loads(pickle.dumps(found))
     assert len(pickle.dumps(found)) < 10_000
     assert there.lengths == found.lengths
     assert all(same(a, b) for a, b in zip(found, there, strict=True))
+    np.testing.assert_array_equal(flow_of(found[-1]), flow_of(there[-1]))
     saliency(tmp_path, "images", "masks", 2)
     pictures = sources.images(str(tmp_path))
     here, sent = pictures[1], pickle.loads(pickle.dumps(pictures))[1]

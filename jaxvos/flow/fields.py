@@ -57,8 +57,9 @@ def with_flow(video: Video, source: str | Path) -> Video:
 
     Args:
         video: Its frames.
-        source: "dis", which needs no weights; or a folder of flow files FRAME.flo, .npy or
-            (KITTI's) .png, each from that frame to the next; the last frame's may be missing.
+        source: "dis", which needs no weights; "raft:WEIGHTS"; or a folder of flow files FRAME.flo,
+            .npy or (KITTI's) .png, each from that frame to the next; the last frame's may be
+            missing.
     """
     if Path(source).is_dir():
         return video._replace(flow=Fields(video.frames, _reader(video, Path(source))))
@@ -66,11 +67,21 @@ def with_flow(video: Video, source: str | Path) -> Video:
 
 
 def estimator(method: str) -> Estimator:
-    """The estimator of that name."""
+    """The estimator of that name: "dis", or "raft:WEIGHTS"."""
+    name, _, weights = method.partition(":")
+    if name == "raft":
+        if not weights:
+            raise ValueError(
+                "RAFT needs weights: raft:WEIGHTS, a file that `jaxvos convert raft` has made or "
+                "the folder of a training run (configs/raft.py)."
+            )
+        from jaxvos.flow.raft_video import read
+
+        return read(weights)
     if method not in ESTIMATORS:
-        known = ", ".join(ESTIMATORS)
         raise ValueError(
-            f"There is no flow {method!r}: it is neither a folder nor a method. There are: {known}."
+            f"There is no flow {method!r}: it is neither a folder nor a method. There are: "
+            f"{', '.join(ESTIMATORS)}, raft:WEIGHTS."
         )
     return ESTIMATORS[method]
 
@@ -85,7 +96,7 @@ ESTIMATORS: dict[str, Estimator] = {"dis": _dis}
 def _reader(video: Video, folder: Path) -> Callable[[int, int], np.ndarray]:
     """A function that reads the flow of a frame; the folder must have that of all but the last."""
     names = getattr(video.frames, "names", None) or [f"{t:05d}" for t in range(len(video.frames))]
-    files = {name: _file(folder, name) for name in names[:-1]}
+    files = {name: flow_of_frame(folder, name) for name in names[:-1]}
     missing = [name for name, file in files.items() if file is None]
     if missing:
         raise ValueError(
@@ -104,6 +115,7 @@ def _reader(video: Video, folder: Path) -> Callable[[int, int], np.ndarray]:
     return read
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def flow_of_frame(folder: Path, name: str) -> Path | None:
+    """The file of a frame's flow, of whatever format; None if there is none."""
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     return next((file for file in found if file.is_file()), None)
