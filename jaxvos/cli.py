@@ -31,7 +31,7 @@ Changes = Annotated[
 ]
 Flow = Annotated[
     str | None,
-    typer.Option(help="Optical flow: dis, or a folder of FRAME.flo, .npy or (KITTI's) .png."),
+    typer.Option(help="Optical flow: dis, raft:WEIGHTS, or a folder of FRAME.flo, .npy, .png."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -113,7 +113,7 @@ def segment(
 def flow(
     source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
     out: Annotated[Path, typer.Option(help="Folder for FRAME.flo and flow.json.")],
-    method: Annotated[str, typer.Option(help="How: dis.")] = "dis",
+    method: Annotated[str, typer.Option(help="How: dis, or raft:WEIGHTS.")] = "dis",
     gap: Annotated[int, typer.Option(help="Frames from one to the other.")] = 1,
     backward: Annotated[
         bool, typer.Option("--backward", help="To the frame before, not after.")

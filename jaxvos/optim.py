@@ -13,6 +13,10 @@ from ml_collections import ConfigDict
 CLIP = 1.0
 """What "adamw" scales longer gradients down to, by the norm of all parameters' together."""
 
+SCHEDULES = ("poly", "cosine", "one_cycle")
+RISE, START = 0.05, 1 / 25
+"""Of "one_cycle": the share of the steps for which the rate rises, and what it begins with."""
+
 Groups = Sequence[tuple[str, Sequence[float]]]
 
 
@@ -41,7 +45,9 @@ def schedule(
     """Rate at a step.
 
     "poly": rate * (1 - step / steps)^power, times `drop` after `drop_after_epochs` (0: never);
-    "cosine": rate * (1 + cos(pi step / steps)) / 2; both rise linearly over `warmup` steps.
+    "cosine": rate * (1 + cos(pi step / steps)) / 2;
+    "one_cycle": from rate / 25 up to rate in a twentieth of the steps, and down to nearly nothing,
+    linearly, as PyTorch's OneCycleLR; all rise linearly over `warmup` steps.
     """
     drop_at = recipe.drop_after_epochs * steps_per_epoch or np.inf
 
@@ -49,12 +55,16 @@ def schedule(
         left = jnp.clip(1.0 - step / steps, 0.0, 1.0)
         if recipe.schedule == "poly":
             value = left**recipe.power * jnp.where(step >= drop_at, recipe.drop, 1.0)
-        else:
+        elif recipe.schedule == "cosine":
             value = 0.5 * (1 - jnp.cos(jnp.pi * left))
+        else:
+            up, down = (1.0 - left) / RISE, left / (1 - RISE)
+            value = jnp.minimum(START + (1 - START) * up, down)
         return recipe.rate * value * jnp.minimum(1.0, (step + 1) / (recipe.warmup + 1))
 
-    if recipe.schedule not in ("poly", "cosine"):
-        raise ValueError(f"optimizer.schedule is {recipe.schedule!r}; there are 'poly', 'cosine'.")
+    if recipe.schedule not in SCHEDULES:
+        known = ", ".join(map(repr, SCHEDULES))
+        raise ValueError(f"optimizer.schedule is {recipe.schedule!r}; there are {known}.")
     return rate
 
 

@@ -49,6 +49,17 @@ def shapes(system: System, model: nn.Module) -> Variables:
     return _made(jax.eval_shape(model.init, jax.random.key(0), *_examples(system, model)))
 
 
+def inputs_of(system: System, batch: Batch) -> list[jax.Array]:
+    """What the model is called with: the batch's part of each input, prepared.
+
+    A step on still images has one `mask` [B, H, W, 1]; a model that is given `masks` gets it as
+    those of a clip of one frame.
+    """
+    if "masks" in system.inputs and "masks" not in batch:
+        batch = {**batch, "masks": batch["mask"][:, None]}
+    return [prepare(batch[name]) for name, prepare in system.inputs.items()]
+
+
 def _examples(system: System, model: nn.Module) -> list[jax.Array]:
     """Inputs to make variables with: prepared pictures, small since no shape depends on them."""
     given = system.shapes(model) if system.shapes else {}

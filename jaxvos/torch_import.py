@@ -25,7 +25,8 @@ import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvos import torch_pickle
+from jaxvos import caffe_import, torch_pickle
+from jaxvos.layers.peepholes import is_peephole, resized
 from jaxvos.typing import Variables
 
 Names = tuple[tuple[str, str], ...]
@@ -38,29 +39,44 @@ TORCHVISION_RESNET: Names = (
 )
 """torchvision's bottleneck ResNets -> `jaxvos.layers.resnet.ResNet`; for `fill`."""
 
+TORCHVISION_VGG16: Names = tuple(
+    (rf"features\.{number}", f"block{block}_conv{i}")
+    for block, numbers in enumerate(
+        ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)), start=1
+    )
+    for i, number in enumerate(numbers, start=1)
+)
+"""torchvision's VGG-16 -> layers named as Keras has them; for `fill`."""
+
 _WRAPPERS = ("model", "state_dict", "net", "network")
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 _MAX_INFLATION = 20  # times the file's own size, as in torch_pickle
-_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+_STATISTICS = {"running_mean": "mean", "running_var": "var", "mean": "mean", "var": "var"}
 # What a published "weight" may be called here; a module has one of them.
 _WEIGHTS = ("kernel", "scale", "negative_slope", "embedding", "weight")
+# What Caffe's kinds, as `caffe_import` calls them, are here; a ConvLSTM's are several modules.
+_CAFFE = {"slope": "scale", "x_weight": "x_conv/kernel", "h_weight": "h_conv/kernel"}
+_CAFFE |= {f"peep_{gate}": f"peephole_{gate}" for gate in "ifo"}
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Published name -> tensor, in the published layout and type, from .pth, .safetensors or .npz.
+    """Published name -> tensor, in the published layout and type, from a file of any known kind.
 
-    The state dict may lie in a dictionary under "model", "state_dict", "net" or "network"; a
-    `module.` that all names begin with (DataParallel's) and BatchNorm's batch counters are dropped.
+    These are .pth and its like, .safetensors, .npz and .caffemodel (see `caffe_import`). The state
+    dict may lie in a dictionary under "model", "state_dict", "net" or "network"; a `module.` that
+    all names begin with (DataParallel's) and BatchNorm's batch counters are dropped.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         found: Any = _read_safetensors(path)
     elif path.suffix == ".npz":
         found = _read_npz(path)
+    elif path.suffix == ".caffemodel":
+        found = caffe_import.read(path)
     elif path.suffix in _TORCH_SUFFIXES:
         found = torch_pickle.read(path)
     else:
-        known = ", ".join((*_TORCH_SUFFIXES, ".safetensors", ".npz"))
+        known = ", ".join((*_TORCH_SUFFIXES, ".safetensors", ".npz", ".caffemodel"))
         raise ValueError(f"{path}: published weights end in one of {known}")
     tensors = _state_dict(path, found)
     tensors = {k: v for k, v in tensors.items() if k.split(".")[-1] != "num_batches_tracked"}
@@ -76,18 +92,21 @@ def to_variables(
 
     `target` is {"params": ..., "batch_stats": ...} of anything with a shape. Unless every tensor
     has its place and every place its tensor, one ValueError lists all that is left over (+),
-    missing (-) or of another shape (!).
+    missing (-) or of another shape (!). A place may have two tensors if they are equal. Peepholes
+    of another size are resized, with a warning.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(target, sep="/").items()}
     made = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
     filled: dict[str, str] = {}
     extra, misfits = [], []
-    for name, tensor in tensors.items():
+    for name, tensor in caffe_import.averaged(tensors).items():
         path = _place(name, names, shapes)
         if path is None:
             extra.append(f"+ {name} {tensor.shape}: nothing of ours")
             continue
-        ours = _to_layout(tensor, path.rpartition("/")[2], shapes[path])
+        ours = _to_layout(tensor, path, shapes[path])
+        if path in filled and np.array_equal(made[path], ours):
+            continue  # one module under two names, as RAFT's norms of shortcuts
         if path in filled:
             misfits.append(f"! {name} {tensor.shape}: {path} is {filled[path]} already")
         elif ours.shape != shapes[path]:
@@ -138,19 +157,21 @@ def _place(name: str, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> st
     path = next((match.expand(path) for match, path in matches if match), None)
     if path is None:
         return None
-    if kind in _STATISTICS:
-        leaves = [f"batch_stats/{path}/{_STATISTICS[kind]}"]
-    else:
-        leaves = [f"params/{path}/{leaf}" for leaf in (_WEIGHTS if kind == "weight" else (kind,))]
+    leaves = [f"batch_stats/{path}/{_STATISTICS[kind]}"] if kind in _STATISTICS else []
+    kinds = _WEIGHTS if kind == "weight" else (_CAFFE.get(kind, kind), kind)
+    leaves += [f"params/{path}/{leaf}" for leaf in kinds]
     return next((leaf for leaf in leaves if leaf in shapes), None)
 
 
-def _to_layout(tensor: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A published tensor in the layout of our leaf of that name."""
+def _to_layout(tensor: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A published tensor in the layout of our leaf of that path."""
+    leaf = path.rpartition("/")[2]
     if leaf == "kernel" and tensor.ndim >= 2:
         return tensor.transpose(*range(2, tensor.ndim), 1, 0)  # (out, in, ...) -> (..., in, out)
     if leaf == "negative_slope" and tensor.shape == (1,) and shape == ():
         return tensor[0:1].reshape(())  # one slope for all channels
+    if is_peephole(path) and tensor.ndim == len(shape) == 2 and tensor.shape != shape:
+        return resized(tensor, shape)
     return tensor
 
 

@@ -167,7 +167,9 @@ def test_a_folder_of_flow_is_read_by_the_frames_names(folder, tmp_path):
 def test_a_method_is_known_by_its_name(folder):
     video = with_flow(open_video(folder), "dis")
     np.testing.assert_array_equal(video.flow[0], dis(video.frames[0], video.frames[1]))
-    with pytest.raises(ValueError, match=r"neither a folder nor a method\. There are: dis"):
+    with pytest.raises(
+        ValueError, match=r"neither a folder nor a method\. There are: dis, raft:WEIGHTS"
+    ):
         with_flow(video, "farneback")
 
 

@@ -161,7 +161,7 @@ def test_one_error_lists_all_that_does_not_fit():
         "gate.weight": np.zeros((1, 256, 1, 1)),
         "head.weight": np.zeros((1, 512, 1, 1)),
         "bn.bias": np.zeros(3),
-        "bn_again.bias": np.zeros(3),
+        "bn_again.bias": np.ones(3),
         "bn.running_mean": np.zeros(3),
     }
     target = {
@@ -249,3 +249,10 @@ def test_a_backbone_of_another_depth_does_not_fit(variables):
     assert "fc" not in str(caught.value)
     with pytest.raises(ValueError, match="no module 'decoder'"):
         torch_import.fill(variables, tensors, names, under="decoder")
+
+
+def test_a_module_may_be_published_under_two_names():
+    tensors = {name: np.arange(3.0) for name in ("norm3.bias", "downsample.1.bias")}
+    names = ((r"norm3|downsample\.1", "bn"),)
+    made = torch_import.to_variables(tensors, names, {"params": {"bn": shaped(bias=(3,))}})
+    np.testing.assert_array_equal(made["params"]["bn"]["bias"], np.arange(3))

@@ -132,3 +132,10 @@ def test_a_parameter_of_no_group_is_an_error():
 def test_an_unknown_rule_or_schedule_is_refused_with_those_there_are(key, value):
     with pytest.raises(ValueError, match=rf"optimizer\.{key} is '{value}'; there are '"):
         stepped(recipe(**{key: value}), PARAMS, [])
+
+
+def test_one_cycle_rises_for_a_twentieth_of_the_steps_and_falls_to_nothing():
+    rate = optim.schedule(recipe(schedule="one_cycle"), steps=100, steps_per_epoch=1)
+    seen = [float(rate(step)) for step in (0, 5, 53, 100)]
+    np.testing.assert_allclose(seen, [0.1 / 25, 0.1, 0.1 * 47 / 95, 0], rtol=1e-5, atol=1e-9)
+    assert float(rate(2)) == pytest.approx(0.1 * (0.04 + 0.96 * 0.4))

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvos.checkpoints import save_weights
-from jaxvos.system import initialise
+from jaxvos.system import initialise, shapes
 from jaxvos.systems import SYSTEMS, get, load, pretrained
 from jaxvos.typing import Video
 
@@ -97,7 +97,7 @@ def test_an_unknown_option_names_those_there_are(weights):
 
 
 def test_an_unknown_system_and_a_wrong_one_are_refused(weights, tmp_path, variables):
-    with pytest.raises(ValueError, match=r"'cosmet'. There are: cosnet"):
+    with pytest.raises(ValueError, match=r"'cosmet'. There are: agnn"):
         get("cosmet")
     save_weights(tmp_path / "b.safetensors", variables, METADATA | {"system": "other"})
     with pytest.raises(ValueError, match="weights of 'other', not of 'cosnet'"):
@@ -133,3 +133,87 @@ def test_backbones_and_encoders_fill_their_part_and_leave_the_rest(kind, variabl
         inside = path.split("/", 1)[1].startswith(part)
         expected = flatten_dict(variables if inside else other(variables), sep="/")[path]
         np.testing.assert_array_equal(value, expected, err_msg=path)
+
+
+def drawn(name, **options):
+    """Variables of a system, drawn without compiling anything."""
+    rng = np.random.default_rng(0)
+    model = get(name).model(**options)
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes(get(name), model)
+    )
+
+
+def backbone_tensors(variables, under, names):
+    """The published tensors of a backbone: (pattern without groups, path) or a function."""
+    tensors = {}
+    kinds = {"kernel": "weight", "scale": "slope", "bias": "bias", "mean": "mean", "var": "var"}
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        inner = path.split("/", 1)[1]
+        if inner.startswith(f"{under}/"):
+            module, _, kind = inner.removeprefix(f"{under}/").rpartition("/")
+            value = leaf.transpose(3, 2, 0, 1) if kind == "kernel" else leaf
+            tensors[f"{names(module)}.{kinds[kind]}"] = value
+    return tensors
+
+
+def assert_filled(found, given, start, under):
+    for path, value in flatten_dict(found, sep="/").items():
+        inside = path.split("/", 1)[1].startswith(f"{under}/")
+        expected = flatten_dict(given if inside else start, sep="/")[path]
+        np.testing.assert_array_equal(value, expected, err_msg=path)
+
+
+def test_an_imagenet_vgg_fills_the_static_network(tmp_path):
+    variables = drawn("vsod_fcn", width=2)
+    numbers = dict(
+        zip(
+            [
+                f"block{b}_conv{i}"
+                for b, n in enumerate((2, 2, 3, 3, 3), 1)
+                for i in range(1, n + 1)
+            ],
+            (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+            strict=True,
+        )
+    )
+    tensors = backbone_tensors(variables, "static/vgg", lambda m: f"features.{numbers[m]}")
+    tensors |= {"classifier.0.weight": np.zeros((3, 4)), "classifier.0.bias": np.zeros(3)}
+    np.savez(tmp_path / "vgg.npz", **tensors)
+    found = pretrained(tmp_path / "vgg.npz", "vsod_fcn", other(variables))
+    assert_filled(found, variables, other(variables), "static/vgg")
+
+
+def pspnet_name(module):
+    """conv2_1_1x1_reduce/bn of stage2/block0/bn1, conv1_1_3x3_s2 of stem_conv1."""
+    kinds = {"1": "1x1_reduce", "2": "3x3", "3": "1x1_increase"}
+    if module.startswith("stem"):
+        name = f"conv1_{module[-1]}_3x3{'_s2' * (module[-1] == '1')}"
+    else:
+        stage, block, last = module.split("/")
+        kind = "1x1_proj" if last.startswith("project") else kinds[last[-1]]
+        name = f"conv{stage[-1]}_{int(block[5:]) + 1}_{kind}"
+    return name + "/bn" * ("bn" in module)
+
+
+@pytest.mark.parametrize("name", ["pdb_convlstm", "ags"])
+def test_pspnet_fills_the_resnet(name, tmp_path):
+    variables = drawn(name, depths=(1, 1, 1, 1), width=4, size=(33, 49))
+
+    tensors = backbone_tensors(variables, "resnet", pspnet_name)
+    tensors |= {"conv5_4.weight": np.zeros((3, 4, 1, 1))}
+    np.savez(tmp_path / "psp.npz", **tensors)
+    found = pretrained(tmp_path / "psp.npz", name, other(variables))
+    assert_filled(found, variables, other(variables), "resnet")
+
+
+def test_our_own_weights_with_peepholes_of_another_size_are_fitted_with_a_warning(tmp_path):
+    small, large = (
+        drawn("pdb_convlstm", depths=(1, 1, 1, 1), width=4, size=size)
+        for size in ((33, 49), (65, 97))
+    )
+    save_weights(tmp_path / "a.safetensors", small, METADATA | {"system": "pdb_convlstm"})
+    with pytest.warns(UserWarning, match="are resized"):
+        found = pretrained(tmp_path / "a.safetensors", "pdb_convlstm", large)
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, found, dict(large))
+    assert all(jax.tree.leaves(same))

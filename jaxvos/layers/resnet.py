@@ -18,13 +18,16 @@ BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=
 class Bottleneck(nn.Module):
     """One residual block 1x1 - 3x3 - 1x1: [B, h, w, C] -> [B, h', w', 4 * width].
 
-    The first 1x1 carries the stride, as in the Caffe ResNets and the older DeepLab ports.
+    Attributes:
+        stride_in_3x3: Whether the 3x3 carries the stride, as in torchvision; else the first 1x1
+            does, as in the Caffe ResNets and the older DeepLab ports.
     """
 
     width: int
     stride: int = 1
     dilation: int = 1
     project: bool = False
+    stride_in_3x3: bool = False
     dtype: DType | None = None
 
     @nn.compact
@@ -32,9 +35,10 @@ class Bottleneck(nn.Module):
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         d = self.dilation
-        y = conv(self.width, (1, 1), strides=self.stride, name="conv1")(x)
+        first, middle = (1, self.stride) if self.stride_in_3x3 else (self.stride, 1)
+        y = conv(self.width, (1, 1), strides=first, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.width, (3, 3), kernel_dilation=d, padding=d, name="conv2")(y)
+        y = conv(self.width, (3, 3), strides=middle, kernel_dilation=d, padding=d, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y))
         y = norm(name="bn3")(conv(4 * self.width, (1, 1), name="conv3")(y))
         if self.project:
@@ -59,12 +63,19 @@ class Stage(nn.Module):
     dilation: int
     remat: bool = False
     scan: bool = False
+    stride_in_3x3: bool = False
     dtype: DType | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
-        equal = partial(block, self.width, dilation=self.dilation, dtype=self.dtype)
+        equal = partial(
+            block,
+            self.width,
+            dilation=self.dilation,
+            stride_in_3x3=self.stride_in_3x3,
+            dtype=self.dtype,
+        )
         x = equal(stride=self.stride, project=True, name="block0")(x, train)
         blocks = [equal(name=f"block{i}") for i in range(1, self.depth)]
         if self.scan and not self.is_initializing() and len(blocks) > 1:
@@ -98,6 +109,8 @@ class ResNet(nn.Module):
         depths: Blocks a stage: (3, 4, 23, 3) is ResNet-101.
         width: Channels of the stem; 64 in every published ResNet.
         ceil_pool: Whether the pooling keeps a last window that hangs over the edge.
+        stride_in_3x3: Where a block's stride is (see `Bottleneck`); torchvision: True.
+        every_stage: Whether to return the outputs of all stages, a tuple, instead of the last one.
     """
 
     depths: Sequence[int] = (3, 4, 23, 3)
@@ -107,10 +120,12 @@ class ResNet(nn.Module):
     ceil_pool: bool = True
     remat: bool = False
     scan: bool = False
+    stride_in_3x3: bool = False
+    every_stage: bool = False
     dtype: DType | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array | tuple[jax.Array, ...]:
         conv = nn.Conv(
             self.width, (7, 7), strides=2, padding=3, use_bias=False, dtype=self.dtype, name="conv1"
         )
@@ -119,6 +134,7 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn1")(x))
         x = max_pool(x, 3, 2, 1, ceil=self.ceil_pool)
         self.sow("intermediates", "pooled", x)
+        outputs = []
         plan = zip(self.depths, self.strides, self.dilations, strict=True)
         for i, (depth, stride, dilation) in enumerate(plan):
             stage = Stage(
@@ -128,9 +144,11 @@ class ResNet(nn.Module):
                 dilation,
                 self.remat,
                 self.scan,
+                self.stride_in_3x3,
                 self.dtype,
                 name=f"layer{i + 1}",
             )
             x = stage(x, train)
             self.sow("intermediates", f"layer{i + 1}_out", x)
-        return x
+            outputs.append(x)
+        return tuple(outputs) if self.every_stage else x

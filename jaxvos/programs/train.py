@@ -40,7 +40,7 @@ from jaxvos.metrics.davis import region_similarity
 from jaxvos.programs.progress import TrainingBar
 from jaxvos.programs.rundir import RunDir
 from jaxvos.programs.watch import Watch
-from jaxvos.system import System, initialise
+from jaxvos.system import System, initialise, inputs_of
 from jaxvos.systems import get, pretrained
 from jaxvos.typing import Batch, Metrics, Variables, Video
 
@@ -244,7 +244,7 @@ def compiled(
         def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             outputs, changed = model.apply(
                 {"params": params, "batch_stats": state.statistics},
-                *(prepare(batch[name]) for name, prepare in system.inputs.items()),
+                *inputs_of(system, batch),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": seed},

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,32 @@ from flax.traverse_util import flatten_dict
 
 from jaxvos import torch_import
 from jaxvos.checkpoints import METADATA, read_weights
+from jaxvos.layers import psp_resnet
+from jaxvos.layers.peepholes import fit_peepholes, is_peephole
 from jaxvos.system import System
-from jaxvos.systems import cosnet
+from jaxvos.systems import (
+    agnn,
+    ags,
+    cosnet,
+    dfnet,
+    f2net,
+    fgrne,
+    pdb_convlstm,
+    raft,
+    vsod_fcn,
+)
 from jaxvos.typing import Segmenter, Variables
 
 SYSTEMS: dict[str, System] = {
+    "agnn": agnn.SYSTEM,
+    "ags": ags.SYSTEM,
     "cosnet": cosnet.SYSTEM,
+    "dfnet": dfnet.SYSTEM,
+    "f2net": f2net.SYSTEM,
+    "fgrne": fgrne.SYSTEM,
+    "pdb_convlstm": pdb_convlstm.SYSTEM,
+    "raft": raft.SYSTEM,
+    "vsod_fcn": vsod_fcn.SYSTEM,
 }
 
 
@@ -91,17 +112,28 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
     """`variables` of a system with all that the file `source` holds put in their place.
 
     The file is one of ours, of this system; or published weights of the system, whole; or those of
-    its encoder alone under any one prefix, as the DeepLab that COSNet's training starts from; or an
-    ImageNet ResNet in torchvision's naming, which fills the backbone and leaves the rest.
+    its encoder alone under any one prefix, as the DeepLab that COSNet's training starts from; or a
+    backbone, which is filled while the rest is left: an ImageNet ResNet or VGG-16 in torchvision's
+    naming, or PSPNet-50.
     """
     path, system = Path(source), get(name)
     if path.suffix == ".safetensors" and _is_ours(path):
         ours, metadata = read_weights(path)
         if metadata["system"] != name:
             raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of {name!r}.")
+        sizes = {leaf.shape for key, leaf in _flat(variables).items() if is_peephole(key)}
+        ours = fit_peepholes(ours, *sizes) if len(sizes) == 1 else ours
         _check_same_shapes(path, ours, variables)
         return ours
     tensors = torch_import.read(path)
+    if "conv1_1_3x3_s2.weight" in tensors and not _is_whole(tensors, system):
+        return torch_import.fill(
+            variables, tensors, psp_resnet.NAMES, under=system.backbone, ignore=psp_resnet.HEADS
+        )[0]
+    if "features.0.weight" in tensors:
+        names = torch_import.TORCHVISION_VGG16
+        ignore = (r"classifier\..*",)
+        return torch_import.fill(variables, tensors, names, under=system.backbone, ignore=ignore)[0]
     if "layer1.0.conv1.weight" in tensors:
         names = torch_import.TORCHVISION_RESNET
         return torch_import.fill(variables, tensors, names, under=system.backbone)[0]
@@ -117,16 +149,27 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
     return torch_import.to_variables(tensors, system.names, variables)
 
 
+def _flat(variables: Variables) -> dict[str, Any]:
+    return flatten_dict(variables, sep="/")
+
+
+def _is_whole(tensors: Mapping[str, np.ndarray], system: System) -> bool:
+    """Whether published weights hold all kinds of modules of a system, not only its backbone.
+
+    By names of other parts alone it cannot be told: PSPNet has a conv5_4, too.
+    """
+    modules = {name.rpartition(".")[0] for name in tensors}
+    others = [p for p, path in system.names if not path.startswith(f"{system.backbone}/")]
+    return all(any(re.fullmatch(pattern, name) for name in modules) for pattern in others)
+
+
 def _is_ours(path: Path) -> bool:
     with safetensors.safe_open(path, framework="np") as file:
         return set(METADATA) <= set(file.metadata() or {})
 
 
 def _check_same_shapes(path: Path, found: Variables, expected: Variables) -> None:
-    theirs, ours = (
-        {k: np.shape(v) for k, v in flatten_dict(tree, sep="/").items()}
-        for tree in (found, expected)
-    )
+    theirs, ours = ({k: np.shape(v) for k, v in _flat(tree).items()} for tree in (found, expected))
     differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
     if differ:
         lines = [
