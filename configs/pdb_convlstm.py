@@ -22,8 +22,8 @@ The training network is not published. From the paper: data, momentum, weight de
 a picture's pixels, where our losses are means: the rates here are theirs times 473 x 473 pixels.
 The batch, the number of epochs and constant rates are ours; the original took about 40 hours on one
 GPU.
-How wide the strips are that its augmentation cuts off the borders is ours. BatchNorm is frozen with its scales and shifts. Without PSPNet's weights to
-start from set model.frozen=false.
+How wide the strips are that its augmentation cuts off the borders is ours. BatchNorm is frozen with
+its scales and shifts. Without PSPNet's weights to start from set model.frozen=false.
 """
 
 from ml_collections import ConfigDict

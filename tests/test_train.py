@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.sources import VideoRecord
+from jaxvos.flow.fields import with_flow
 from jaxvos.programs import train as trainer
 from jaxvos.programs.watch import NonFiniteLossError, Watch
 from jaxvos.recipe import model_options, read_recipe
 from jaxvos.system import initialise
-from jaxvos.flow.fields import with_flow
 from jaxvos.systems import SYSTEMS, load
 from jaxvos.typing import Video
 from tests.train_process import (
