@@ -119,6 +119,16 @@ def overlap(box: Sequence[float], mask: np.ndarray) -> float:
     return float(inside.sum() / union) if union else 0.0
 
 
+def labels(proposals: Sequence[Proposal], size: tuple[int, int]) -> np.ndarray:
+    """[H, W] uint8: which box a pixel is in, 1 the first; where boxes overlap the smallest one."""
+    found = np.zeros(size, np.uint8)
+    area = [proposal.box[2] * proposal.box[3] for proposal in proposals]
+    for i in sorted(range(len(proposals)), key=lambda i: -area[i]):
+        x, y, width, height = (int(np.floor(value)) for value in proposals[i].box)
+        found[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)] = i + 1
+    return found
+
+
 def write(proposals: Sequence[Proposal], path: str | Path) -> None:
     """Writes instances as released: a list of {bbox, id, score}, ids from 1."""
     rows = [

@@ -66,7 +66,8 @@ def segment(
         bool, typer.Option("--objects", help="Tell the objects of the foreground apart.")
     ] = False,
     proposals: Annotated[
-        Path | None, typer.Option(help="Folder of label maps FRAME.png: what the objects are.")
+        Path | None,
+        typer.Option(help="Folder of FRAME.png or .json: what the objects are."),
     ] = None,
     flow: Flow = None,
     formats: Annotated[
@@ -163,6 +164,9 @@ def evaluate(
     objects: Annotated[
         bool, typer.Option("--objects", help="Tell the objects of a system's foreground apart.")
     ] = False,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Folder SEQUENCE/FRAME.png or .json: what the objects are.")
+    ] = None,
     flow: Flow = None,
     stability: Annotated[
         bool, typer.Option("--stability", help="davis16: temporal stability T too.")
@@ -206,6 +210,7 @@ def evaluate(
         smooth=smooth,
         crf=crf,
         objects=objects,
+        proposals=proposals,
         flow=flow,
         protocol_options=Options(
             stability, normalize, keep_empty, tuple(part for part in fix.split(",") if part)

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from jaxvos import box_proposals
 from jaxvos.davis_layout import read_labels
 from jaxvos.flow.bodies import two_bodies
 from jaxvos.flow.dis import dis
@@ -80,8 +81,10 @@ def tracked(
         most: Most objects. What is left over goes to the nearest one.
         proposals: Label maps [H, W], whose labels are the regions of their frame, instead of what
             is connected; 0 is none, and labels need not agree between frames. A folder with a
-            FRAME.png for each frame, or a function of the frame's number. Foreground without a
-            proposal goes to the nearest one, or is a region itself where nothing connects them.
+            FRAME.png for each frame, or FRAME.json of a detector's boxes, of which those that agree
+            with the foreground are taken (`jaxvos.box_proposals`); or a folder of such folders by
+            the videos' names; or a function of the frame's number. Foreground without a proposal
+            goes to the nearest one, or is a region itself where nothing connects them.
     """
     if not 1 <= most <= PROPOSALS:
         raise ValueError(f"A video has 1 to {PROPOSALS} objects, not {most}.")
@@ -92,7 +95,7 @@ def tracked(
     def segment(video: Video) -> Iterator[np.ndarray]:
         names = getattr(video.frames, "names", None)
         names = names or [f"{t:05d}" for t in range(len(video.frames))]
-        proposed = _reader(proposals, names)
+        proposed = _reader(proposals, names, video.name)
         size = video.frames[0].shape[:2]
         tracks, kept = _forward(video, names, segmenter, bound, proposed)
         life = looked_back(tracks, kept, size)
@@ -106,7 +109,7 @@ def _forward(
     names: Sequence[str],
     segmenter: Segmenter,
     bound: np.float32,
-    proposed: Callable[[int], np.ndarray] | None,
+    proposed: Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None,
 ) -> tuple[list[Track], list[Kept]]:
     """All tracks, by number, and all frames with their labels as far as the past tells."""
     tracks, kept = [Track()], []
@@ -136,7 +139,8 @@ def _forward(
             unseen = _hidden(unseen, foreground)
             labels = _torn(labels, unseen.labels, tracks)
         else:
-            labels = _matched(_regions(proposed(t), foreground, where), arrived, tracks)
+            regions = _regions(proposed(t, scores, picture), foreground, where)
+            labels = _matched(regions, arrived, tracks)
         labels = _filled(labels, foreground, tracks)
         note(tracks, labels, picture, t)
         levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
@@ -318,19 +322,35 @@ def _parted(labels: np.ndarray, flow: np.ndarray, tracks: list[Track]) -> np.nda
 
 
 def _reader(
-    proposals: Proposals | None, names: Sequence[str]
-) -> Callable[[int], np.ndarray] | None:
-    """A function that gives the proposals of a frame; a folder must have those of all frames."""
-    if proposals is None or callable(proposals):
-        return proposals
-    files = [Path(proposals) / f"{name}.png" for name in names]
-    missing = [file.name for file in files if not file.is_file()]
+    proposals: Proposals | None, names: Sequence[str], video: str
+) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None:
+    """(t, scores, picture) -> the proposals of a frame; a folder must have those of all frames."""
+    if proposals is None:
+        return None
+    if callable(proposals):
+        return lambda t, *_: proposals(t)
+    own = Path(proposals, video)
+    folder = own if own.is_dir() else Path(proposals)
+    files = [_file(folder, name) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
     if missing:
         raise ValueError(
-            f"{proposals} has no proposals for {len(missing)} of {len(files)} frames; the first "
-            f"that is missing is {missing[0]}."
+            f"{folder} has no proposals for {len(missing)} of {len(files)} frames; the first that "
+            f"is missing is {missing[0]} (.png or .json)."
         )
-    return lambda t: read_labels(files[t])
+
+    def read(t: int, scores: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        if files[t].suffix == ".png":
+            return read_labels(files[t])
+        chosen = box_proposals.select(box_proposals.read(files[t]), scores, picture)
+        return box_proposals.labels(chosen, picture.shape[:2])
+
+    return read
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    found = (folder / f"{name}{suffix}" for suffix in (".png", ".json"))
+    return next((file for file in found if file.is_file()), None)
 
 
 def _regions(proposed: np.ndarray, foreground: np.ndarray, where: str) -> np.ndarray:

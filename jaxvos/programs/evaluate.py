@@ -46,6 +46,7 @@ def evaluate(
     smooth: bool = False,
     crf: str | None = None,
     objects: bool = False,
+    proposals: str | Path | None = None,
     flow: str | Path | None = None,
     protocol_options: Options = DEFAULTS,
     overwrite: bool = False,
@@ -72,6 +73,7 @@ def evaluate(
             beside the others, into OUT/crf-NAME.
         objects: Whether the objects of a system's foreground are told apart (`jaxvos.objects`).
             Those of a CRF's foreground may be others, so the system then runs a second time.
+        proposals: Folder with a folder for each sequence of what the objects of its frames are.
         flow: "dis", or a folder with a folder of flow files for each sequence: what a system that
             needs flow is given; "dis" by default.
         protocol_options: What can be chosen within a protocol.
@@ -91,7 +93,7 @@ def evaluate(
         "progress": progress,
     }
     if predictions is not None:
-        if (system, weights, options, flow) != (None, None, None, None):
+        if {system, weights, flow, proposals} != {None} or options is not None:
             raise ValueError("Give either predictions to score or a system to run, not both.")
         if crf is not None or smooth or objects:
             raise ValueError(
@@ -113,21 +115,23 @@ def evaluate(
         loaded = load(system, weights)
         flow = needed_flow(loaded.system, flow)
         segmenter, finish = loaded.segmenter(options), partial(finished, smooth=smooth, flow=flow)
+        told = {"objects": objects, "proposals": proposals, "threshold": threshold}
         origin = {
             "system": loaded.name,
             "weights": str(weights),
             "options": dict(options or {}),
             "smooth": smooth,
             "objects": objects,
+            "proposals": None if proposals is None else str(proposals),
             "flow": None if flow is None else str(flow),
         }
         score = partial(evaluate_segmenter, root, **shared, threshold=threshold, origin=origin)
         if not objects:
-            summary = score(finish(segmenter), crf=crf)
+            summary = score(finish(segmenter, proposals=proposals), crf=crf)
         else:
-            summary = score(finish(segmenter, objects=True, threshold=threshold))
+            summary = score(finish(segmenter, **told))
             if crf is not None:
-                of_refined = finish(segmenter, crf=crf, objects=True, threshold=threshold)
+                of_refined = finish(segmenter, crf=crf, **told)
                 place = None if out is None else Path(out) / f"crf-{crf}"
                 about = origin | {"crf": crf}
                 summary |= {"refined": score(of_refined, out=place, origin=about)}
