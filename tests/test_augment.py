@@ -165,8 +165,8 @@ def test_every_augmentation_says_where_its_pixels_were(name):
         assert picture.shape[:2] == mask.shape
         y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
         was = back @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
-        assert np.abs(across.ravel() / 2 - was[0]).max() <= 1.6
-        assert np.abs(mask.ravel() / 4 - was[1]).max() <= 1.6
+        assert np.abs(across.ravel() / 2 - was[0]).max() <= 2
+        assert np.abs(mask.ravel() / 4 - was[1]).max() <= 2
 
 
 def test_pdb_mirrors_turns_and_cuts_strips():

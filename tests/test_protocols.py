@@ -397,7 +397,7 @@ def test_refined_masks_are_scored_beside_the_raw_ones(tmp_path, capsys):
     assert "davis16, CRF pdb:" in shown and "davis16:" in shown
     with pytest.raises(ValueError, match=r"'pdp'\. There are: pdb"):
         evaluate_segmenter(tmp_path / "data", rough, crf="pdp", progress=False)
-    with pytest.raises(ValueError, match="several objects is not scored"):
+    with pytest.raises(ValueError, match="for one foreground, and this protocol scores objects"):
         evaluate_segmenter(
             tmp_path / "data", rough, crf="pdb", protocol="davis17-unsup", progress=False
         )
