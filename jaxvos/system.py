@@ -22,7 +22,8 @@ class System(NamedTuple):
         segmenter: (model, variables, **options) -> Segmenter: the paper's inference protocol.
         names: (regular expression of a published module's name, our module path) pairs; see
             `jaxvos.torch_import`.
-        backbone: Module path that weights of an ImageNet ResNet are loaded under.
+        backbone: Module path that weights of an ImageNet network are loaded under; several with
+            "+" between are given the same ones.
         reads: What it needs of a video beside the frames: "flow", "first_mask".
         shapes: model -> the shape of each of its inputs, for variables to be made with, where they
             are not single pictures.

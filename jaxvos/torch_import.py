@@ -1,7 +1,8 @@
 """Published weights: found in their files by name, turned into the variable trees of our systems.
 
 A system's `names` are pairs of a regular expression, which the name of a published *module* has to
-match as a whole, and the path of our module, which may use its groups; the first match counts:
+match as a whole, and the path of our module, which may use its groups ("" for one that is left
+aside, such as the mean of pictures); the first match counts:
 
     (r"encoder\\.conv1", r"encoder/conv1"),
     (r"encoder\\.layer(\\d)\\.(\\d+)\\.(conv|bn)(\\d)", r"encoder/layer\\1/block\\2/\\3\\4"),
@@ -101,6 +102,8 @@ def to_variables(
     extra, misfits = [], []
     for name, tensor in caffe_import.averaged(tensors).items():
         path = _place(name, names, shapes)
+        if path == "":
+            continue
         if path is None:
             extra.append(f"+ {name} {tensor.shape}: nothing of ours")
             continue
@@ -151,12 +154,12 @@ def fill(
 
 
 def _place(name: str, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Our leaf that the published tensor `name` belongs to."""
+    """Our leaf that the published tensor `name` belongs to; "" for what is left aside."""
     module, _, kind = name.rpartition(".")
     matches = ((re.fullmatch(pattern, module), path) for pattern, path in names)
     path = next((match.expand(path) for match, path in matches if match), None)
-    if path is None:
-        return None
+    if not path:
+        return path
     leaves = [f"batch_stats/{path}/{_STATISTICS[kind]}"] if kind in _STATISTICS else []
     kinds = _WEIGHTS if kind == "weight" else (_CAFFE.get(kind, kind), kind)
     leaves += [f"params/{path}/{leaf}" for leaf in kinds]

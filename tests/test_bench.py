@@ -26,7 +26,9 @@ def file(tmp_path_factory):
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         file = tmp_path_factory.mktemp("bench") / "new" / "results.json"
-        results = bench(file, only=["protocol", "attention", "procedural", "objects"], quick=True)
+        results = bench(
+            file, only=["protocol", "graphs", "attention", "procedural", "objects"], quick=True
+        )
     assert json.loads(file.read_text()) == results
     return file
 
@@ -54,6 +56,17 @@ def test_encoding_every_frame_once_is_faster_and_gives_the_same_scores(results):
     assert 0 <= median(results, "protocol", "once", "largest difference of scores") < 1e-4
 
 
+def test_graphs_are_faster_when_a_frame_is_encoded_once(results):
+    parts = {
+        name: median(results, "graphs", f"part: {case}", "time")
+        for name, case in (("encode", "encoding"), ("one", "a graph, one"), ("all", "a graph, all"))
+    }
+    released = median(results, "graphs", "as released", "time")
+    assert released == pytest.approx(3 * parts["encode"] + parts["all"])
+    gain = median(results, "graphs", "one answer a graph", "faster than as released")
+    assert gain == pytest.approx(released / (parts["encode"] + parts["one"]))
+
+
 def test_blocks_take_less_memory_than_the_whole_affinity(results):
     for quantity in ("forward: compiler", "forward and gradient: compiler"):
         whole = median(results, "attention", "whole", quantity)
@@ -70,7 +83,7 @@ def test_objects_are_scored_where_they_touch_and_where_not(results):
 
 
 def test_results_say_what_where_and_when(results):
-    names = ["protocol", "attention", "procedural", "objects"]
+    names = ["protocol", "graphs", "attention", "procedural", "objects"]
     assert list(results["benchmarks"]) == names
     assert results["command"] == f"jaxvos bench --only {','.join(names)} --quick"
     assert results["date"].startswith("20") and "T" in results["date"]

@@ -256,3 +256,10 @@ def test_a_module_may_be_published_under_two_names():
     names = ((r"norm3|downsample\.1", "bn"),)
     made = torch_import.to_variables(tensors, names, {"params": {"bn": shaped(bias=(3,))}})
     np.testing.assert_array_equal(made["params"]["bn"]["bias"], np.arange(3))
+
+
+def test_what_has_an_empty_place_is_left_aside():
+    tensors = {"bn.bias": np.arange(3.0), "encoder.mean": np.ones(3)}
+    names = (("bn", "bn"), ("encoder", ""))
+    made = torch_import.to_variables(tensors, names, {"params": {"bn": shaped(bias=(3,))}})
+    assert list(made) == ["params"] and list(made["params"]) == ["bn"]

@@ -217,3 +217,20 @@ def test_our_own_weights_with_peepholes_of_another_size_are_fitted_with_a_warnin
         found = pretrained(tmp_path / "a.safetensors", "pdb_convlstm", large)
     same = jax.tree.map(lambda a, b: a.shape == b.shape, found, dict(large))
     assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("name", ["tmo", "matnet"])
+def test_one_backbone_fills_both_streams(name, tmp_path):
+    variables = drawn(name, depths=(1, 1, 1, 1), width=4, features=8)
+    streams = get(name).backbone.split("+")
+    tensors = published(variables, lambda module: resnet_name(module, f"{streams[0]}/"))
+    np.savez(tmp_path / "resnet.npz", **tensors)
+    found = pretrained(tmp_path / "resnet.npz", name, other(variables))
+    for part in ("params", "batch_stats"):
+        for stream in streams:
+            same = jax.tree.map(
+                np.array_equal, found[part][stream], dict(variables[part][streams[0]])
+            )
+            assert all(jax.tree.leaves(same))
+    decoder = found["params"]["decoder"], other(variables)["params"]["decoder"]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *decoder)))

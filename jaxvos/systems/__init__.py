@@ -24,8 +24,10 @@ from jaxvos.systems import (
     dfnet,
     f2net,
     fgrne,
+    matnet,
     pdb_convlstm,
     raft,
+    tmo,
     vsod_fcn,
 )
 from jaxvos.typing import Segmenter, Variables
@@ -37,8 +39,10 @@ SYSTEMS: dict[str, System] = {
     "dfnet": dfnet.SYSTEM,
     "f2net": f2net.SYSTEM,
     "fgrne": fgrne.SYSTEM,
+    "matnet": matnet.SYSTEM,
     "pdb_convlstm": pdb_convlstm.SYSTEM,
     "raft": raft.SYSTEM,
+    "tmo": tmo.SYSTEM,
     "vsod_fcn": vsod_fcn.SYSTEM,
 }
 
@@ -126,17 +130,12 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
         _check_same_shapes(path, ours, variables)
         return ours
     tensors = torch_import.read(path)
-    if "conv1_1_3x3_s2.weight" in tensors and not _is_whole(tensors, system):
-        return torch_import.fill(
-            variables, tensors, psp_resnet.NAMES, under=system.backbone, ignore=psp_resnet.HEADS
-        )[0]
-    if "features.0.weight" in tensors:
-        names = torch_import.TORCHVISION_VGG16
-        ignore = (r"classifier\..*",)
-        return torch_import.fill(variables, tensors, names, under=system.backbone, ignore=ignore)[0]
-    if "layer1.0.conv1.weight" in tensors:
-        names = torch_import.TORCHVISION_RESNET
-        return torch_import.fill(variables, tensors, names, under=system.backbone)[0]
+    kind = _backbone_kind(tensors, system)
+    if kind is not None:
+        names, ignore = kind
+        for under in system.backbone.split("+"):
+            variables = torch_import.fill(variables, tensors, names, under=under, ignore=ignore)[0]
+        return variables
     prefixes = {tensor.split(".")[0] for tensor in tensors}
     if len(prefixes) == 1:
         tensors = {tensor.split(".", 1)[1]: value for tensor, value in tensors.items()}
@@ -151,6 +150,19 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
 
 def _flat(variables: Variables) -> dict[str, Any]:
     return flatten_dict(variables, sep="/")
+
+
+def _backbone_kind(
+    tensors: Mapping[str, np.ndarray], system: System
+) -> tuple[torch_import.Names, tuple[str, ...]] | None:
+    """The names of a published backbone and what to leave aside of it; None if it is none."""
+    if "conv1_1_3x3_s2.weight" in tensors and not _is_whole(tensors, system):
+        return psp_resnet.NAMES, psp_resnet.HEADS
+    if "features.0.weight" in tensors:
+        return torch_import.TORCHVISION_VGG16, (r"classifier\..*",)
+    if "layer1.0.conv1.weight" in tensors:
+        return torch_import.TORCHVISION_RESNET, (r"fc\..*",)
+    return None
 
 
 def _is_whole(tensors: Mapping[str, np.ndarray], system: System) -> bool:

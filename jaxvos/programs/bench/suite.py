@@ -33,6 +33,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "import": outputs.start_up,
     "compile": training.compile_time,
     "protocol": network.protocol,
+    "graphs": network.graphs,
     "attention": network.attention,
     "train_step": training.train_step,
     "pipeline": data.pipeline,
