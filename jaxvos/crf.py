@@ -71,6 +71,7 @@ PRESETS: dict[str, Settings] = {
         for compat in (8, 9, 10)
     },
     "agnn": Settings(1, 5, 30, 5, 9, iterations=5, stretch=True),
+    "mpnet": Settings(3, 3, 50, 10, 5, iterations=5, stretch=True),
     "ags": Settings(3, 3, 30, 5, 5, iterations=10, unary="energies", stop=500.0),
     "matnet": Settings(3, 3, 30, 5, 5, iterations=5, unary="energies", stop=500.0),
 }

@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 CLIP = 1.0
 """What "adamw" scales longer gradients down to, by the norm of all parameters' together."""
 
+LARGEST = 50.0
+"""What "rmsprop" clips each value of the gradient to."""
+
 SCHEDULES = ("poly", "cosine", "one_cycle")
 RISE, START = 0.05, 1 / 25
 """Of "one_cycle": the share of the steps for which the rate rises, and what it begins with."""
@@ -26,15 +29,20 @@ def build(
     """The recipe's optimiser, `recipe` being the "optimizer" part of a configuration.
 
     "sgd" adds the decay to the gradient before the momentum, as PyTorch does; "adamw" adds it to
-    the update, and clips the gradient.
+    the update, and clips the gradient. "rmsprop" adds it to the gradient, as PyTorch does, after
+    clipping each of the gradient's values.
     """
     decay = optax.add_decayed_weights(recipe.weight_decay)
     if recipe.name == "sgd":
         rule = (decay, optax.trace(recipe.momentum))
     elif recipe.name == "adamw":
         rule = (optax.clip_by_global_norm(CLIP), optax.scale_by_adam(), decay)
+    elif recipe.name == "rmsprop":
+        # PyTorch's constants: it adds epsilon to the root, not under it.
+        scale = optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False)
+        rule = (optax.clip(LARGEST), decay, scale)
     else:
-        raise ValueError(f"optimizer.name is {recipe.name!r}; there are 'sgd' and 'adamw'.")
+        raise ValueError(f"optimizer.name is {recipe.name!r}; there are 'sgd', 'adamw', 'rmsprop'.")
     rate = schedule(recipe, steps=steps, steps_per_epoch=steps_per_epoch)
     return optax.chain(*rule, scale_by_groups(rate, recipe.groups, params))
 

@@ -139,3 +139,12 @@ def test_one_cycle_rises_for_a_twentieth_of_the_steps_and_falls_to_nothing():
     seen = [float(rate(step)) for step in (0, 5, 53, 100)]
     np.testing.assert_allclose(seen, [0.1 / 25, 0.1, 0.1 * 47 / 95, 0], rtol=1e-5, atol=1e-9)
     assert float(rate(2)) == pytest.approx(0.1 * (0.04 + 0.96 * 0.4))
+
+
+def test_rmsprop_is_pytorchs_rule_with_clipped_values():
+    # g = clip(80) + 0.1 * 2 = 50.2; square = 0.01 g^2; p = 2 - 0.1 g / (0.1 g + 1e-8) = 1
+    # g = 3 + 0.1 * 1 = 3.1;         square = 0.99 * 25.2004 + 0.0961 = 25.044496
+    rule = recipe(name="rmsprop", weight_decay=0.1)
+    seen = stepped(rule, {"w": jnp.array([2.0])}, [{"w": jnp.array([g])} for g in (80.0, 3.0)])
+    got = [float(params["w"][0]) for params in seen]
+    np.testing.assert_allclose(got, [1.0, 1 - 0.1 * 3.1 / 25.044496**0.5], rtol=1e-5)
