@@ -286,11 +286,14 @@ def train(
 @app.command()
 def convert(
     system: Annotated[str, typer.Argument(help="System that the weights are of.")],
-    source: Annotated[Path, typer.Argument(help="Published file: .pth, .safetensors or .npz.")],
+    source: Annotated[Path, typer.Argument(help=".pth, .safetensors, .npz or .caffemodel.")],
     target: Annotated[Path, typer.Argument(help="Our file: .safetensors.")],
     license_note: Annotated[
         str, typer.Option(help="Licence of the weights, kept in the file.")
     ] = "unknown: ask the authors of the weights",
+    more: Annotated[
+        list[Path] | None, typer.Option("--with", help="A further file of the same weights.")
+    ] = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -303,6 +306,7 @@ def convert(
         target,
         license_note=license_note,
         options=_options(changes),
+        more=more or (),
         overwrite=overwrite,
     )
 

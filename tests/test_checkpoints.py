@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxvos import systems
+from jaxvos import systems, torch_import
 from jaxvos.checkpoints import read_weights, save_weights
 from jaxvos.programs.convert import convert
 
@@ -180,3 +180,18 @@ def test_a_file_is_only_replaced_when_asked_for(tiny, path):
     assert path.read_text() == "precious"
     convert("tiny", FIXTURES / "zip.pth", path, overwrite=True)
     assert read_weights(path)[1]["system"] == "tiny"
+
+
+def test_weights_in_two_files_are_one_network(tiny, path, tmp_path):
+    whole = torch_import.read(FIXTURES / "zip.pth")
+    for name, chosen in (("a", True), ("b", False)):
+        chosen_ones = [k for k in whole if k.startswith("conv") is chosen]
+        part = {k: whole[k].astype(np.float32) for k in chosen_ones}
+        np.savez(tmp_path / f"{name}.npz", **part)
+    convert("tiny", tmp_path / "a.npz", path, more=[tmp_path / "b.npz"])
+    convert("tiny", FIXTURES / "zip.pth", path.with_name("whole.safetensors"))
+    found, expected = read_weights(path), read_weights(path.with_name("whole.safetensors"))
+    jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
+    assert "a.npz, sha256 " in found[1]["source"] and "b.npz, sha256 " in found[1]["source"]
+    with pytest.raises(ValueError, match=r"zip\.pth holds \d+ tensors that another file has, too"):
+        convert("tiny", tmp_path / "a.npz", path, more=[FIXTURES / "zip.pth"], overwrite=True)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxvos import __version__
-from jaxvos.programs.bench import data, network, objects, training
+from jaxvos.programs.bench import data, motion, network, objects, training
 from jaxvos.programs.bench import results as outputs
 from jaxvos.programs.bench.measure import Extent, Measurement, alone
 from jaxvos.programs.runlog import write_whole
@@ -35,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "protocol": network.protocol,
     "graphs": network.graphs,
     "attention": network.attention,
+    "flow": motion.optical_flow,
     "train_step": training.train_step,
     "pipeline": data.pipeline,
     "procedural": data.procedural,
