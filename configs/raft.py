@@ -8,8 +8,9 @@ final after FlyingChairs and FlyingThings3D.
     jaxvos flow clip.mp4 --out flow --method raft:runs/raft
 
 The released first stage ("chairs") has 100,000 steps of 10 pairs at 368 x 496; this is it, on
-made-up video with exact flow. `data.videos` may be any source with flow: "stills:duts", or a folder
-with flow files, "FOLDER:flow=FLOWS". The released second stage ("things") is
+made-up video with exact flow. `data.videos` may be any source with flow:
+"chairs:FlyingChairs_release", "things:FlyingThings3D", "stills:duts", or a folder with
+flow files, "FOLDER:flow=FLOWS". The released second stage ("things") is
 
     --set init=runs/raft --set batch=6 --set optimizer.rate=1.25e-4 --set data.size="(400, 720)"
     --set model.freeze_norm=true

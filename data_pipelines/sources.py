@@ -11,6 +11,7 @@
     stills:msra10k:frames=3,seed=1      (`data_pipelines.synthesis`); frames= is 2 and seed= 0 by
                                         default, other options are the pictures' own
     FOLDER:flow=FLOWS                   with flow from files FLOWS/VIDEO/FRAME.flo, .npy or .png
+    chairs:FOLDER, things:FOLDER        FlyingChairs, FlyingThings3D: frames with flow, no masks
     fixations                           a prepared data set of videos with eye movements
                                         (`data_pipelines.fixations`)
 
@@ -31,6 +32,7 @@ import numpy as np
 from data_pipelines import pairs
 from data_pipelines.clip_cache import cached_clip
 from data_pipelines.encoded import Lazy, decode_mask, decode_picture, mask_file, picture_file
+from data_pipelines.flow_sets import FlowFiles, list_chairs, list_things
 from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World, clip
 from data_pipelines.specs import Options, options_of, parts_of
 from data_pipelines.synthesis import MovingStill, moving_still
@@ -41,6 +43,7 @@ from jaxvos.flow.files import checked, read_flow
 WORLDS: Mapping[str, World] = {"procedural": MOTION, "procedural-salient": SALIENT}
 STILLS = "stills:"
 FIXATIONS = "fixations"
+FLOW_SETS = {"chairs:": list_chairs, "things:": list_things}
 
 
 class VideoRecord(NamedTuple):
@@ -119,6 +122,8 @@ def images(
 def _videos(spec: str, split: str, data_dir: str | Path | None) -> Videos:
     """The videos of a single source."""
     name, options = options_of(spec)
+    if name.startswith(tuple(FLOW_SETS)):
+        return _flow_set(name, options, split)
     if name.startswith(STILLS):
         return _stills(name.removeprefix(STILLS), options, split, data_dir)
     if name in WORLDS:
@@ -254,6 +259,27 @@ def _procedural(name: str, options: Options, split: str, length: int) -> tuple[i
         world=WORLDS[name],
     )
     return chosen["clips"], chosen["frames"], render
+
+
+def _flow_set(name: str, options: Options, split: str) -> Videos:
+    """Clips of a data set of optical flow."""
+    kind, _, folder = name.partition(":")
+    options.check(name, ("split",))
+    find = FLOW_SETS[f"{kind}:"]
+    found = tuple(find(Path(folder).expanduser(), split=options.one("split", split)))
+    lengths = tuple(len(files.frames) for files in found)
+    return Videos(partial(_flow_clip, found), len(found), lengths)
+
+
+def _flow_clip(found: Sequence[FlowFiles], number: int) -> VideoRecord:
+    name, frames, flows = found[number]
+    shown = Lazy(partial(picture_file, frames), len(frames))
+    return VideoRecord(name, shown, None, Lazy(partial(_known_flow, flows), len(flows)))
+
+
+def _known_flow(files: Sequence[Path], t: int) -> np.ndarray:
+    """The flow of file t; NaN where it is not known."""
+    return read_flow(files[t])
 
 
 def _stills(name: str, options: Options, split: str, data_dir: str | Path | None) -> Videos:

@@ -1,4 +1,4 @@
-"""Flow in files: Middlebury's .flo, KITTI's .png, and .npy; read whole and checked."""
+"""Flow in files: Middlebury's .flo, KITTI's .png, .npy and .pfm; read whole and checked."""
 
 import io
 import os
@@ -14,18 +14,21 @@ UNKNOWN = 1e9
 KITTI = (64.0, 2.0**15)
 """KITTI: 16 bit levels are flow times 64 plus 2^15, so flow is -512 to 512 in steps of 1/64."""
 SUFFIXES = (".flo", ".npy", ".png")
+"""What is written, and what a folder of flow may hold; .pfm is read alone."""
 
 
 def read_flow(path: str | Path) -> np.ndarray:
     """[H, W, 2] float32 pixels (x, y); NaN where the file says that flow is not known.
 
     Args:
-        path: .flo; .npy of [H, W, 2] numbers; or .png of 16 bit, x, y and whether it is known.
+        path: .flo; .npy of [H, W, 2] numbers; .png of 16 bit, x, y and whether it is known; or
+            .pfm of three channels, the first two of which are x and y.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: flow is read from {', '.join(SUFFIXES)}.")
-    return {".flo": _read_flo, ".npy": _read_npy, ".png": _read_png}[path.suffix](path)
+    readers = {".flo": _read_flo, ".npy": _read_npy, ".png": _read_png, ".pfm": _read_pfm}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: flow is read from {', '.join(readers)}.")
+    return readers[path.suffix](path)
 
 
 def write_flow(path: str | Path, flow: np.ndarray) -> None:
@@ -107,6 +110,24 @@ def _read_png(path: Path) -> np.ndarray:
     scale, zero = KITTI
     flow = (levels[..., :0:-1].astype(np.float32) - zero) / scale  # OpenCV has B, G, R
     return _where(flow, levels[..., 0] > 0)
+
+
+def _read_pfm(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    head = data[:64].split(b"\n", 3)[:3]
+    try:
+        kind, (width, height), scale = head[0].strip(), map(int, head[1].split()), float(head[2])
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{path} is no .pfm file: it begins with {data[:16]!r}.") from error
+    start = sum(len(line) + 1 for line in head)
+    if kind != b"PF" or len(data) - start != 12 * width * height:
+        raise ValueError(
+            f"{path} has {len(data)} bytes; three channels of {width} x {height} pixels would be "
+            f"{start + 12 * width * height}. Is it whole, and is it flow?"
+        )
+    values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", offset=start)
+    rows = values.reshape(height, width, 3)[::-1, :, :2]  # from the bottom up
+    return _where(np.ascontiguousarray(rows, np.float32), np.isfinite(rows).all(axis=-1))
 
 
 def _kitti(path: Path, flow: np.ndarray, known: np.ndarray) -> bytes:
