@@ -280,7 +280,10 @@ def train(
     j = "" if summary["J"] is None else f" Best J on the evaluation's videos: {summary['J']:.3f}."
     print(f"{summary['step']} of {summary['steps']} steps {ended} in {summary['seconds']} s.{j}")
     if summary["weights"]:
-        print(f"Next: jaxvos segment VIDEO --weights {summary['weights']} --out masks")
+        use = f"segment VIDEO --weights {summary['weights']} --out masks"
+        if config.system == "raft":
+            use = f"flow VIDEO --method raft:{summary['weights']} --out flow"
+        print(f"Next: jaxvos {use}")
 
 
 @app.command()
