@@ -337,10 +337,12 @@ def systems() -> None:
     """List the systems."""
     from jaxvos.systems import SYSTEMS
 
-    table = Table("system", "what it is", "needs beside the frames")
+    table = Table("system", "needs", "trained on", "J / F on DAVIS-2016 val", "our error")
     for name, system in sorted(SYSTEMS.items()):
-        table.add_row(name, system.title, ", ".join(system.reads) or "nothing")
+        table.add_row(name, *system.facts)
     Console().print(table)
+    for name, system in sorted(SYSTEMS.items()):
+        print(f"{name:13} {system.title}")
 
 
 @app.command()

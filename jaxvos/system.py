@@ -10,6 +10,22 @@ import jax.numpy as jnp
 from jaxvos.typing import Batch, Metrics, Segmenter, Variables
 
 
+class Facts(NamedTuple):
+    """What a user asks of a published system before choosing it; README's table has the same.
+
+    Attributes:
+        needs: What it needs of a video.
+        trained: The data it was trained on.
+        reported: J / F on DAVIS-2016 val as published, with and without a CRF, or what there is.
+        error: Largest error of ours against the reference, and the number of outputs compared.
+    """
+
+    needs: str
+    trained: str
+    reported: str
+    error: str
+
+
 class System(NamedTuple):
     """One published system.
 
@@ -24,6 +40,7 @@ class System(NamedTuple):
             `jaxvos.torch_import`.
         backbone: Module path that weights of an ImageNet network are loaded under; several with
             "+" between are given the same ones.
+        facts: What it needs, was trained on, is reported to reach, and how near to it we are.
         reads: What it needs of a video beside the frames: "flow", "first_mask".
         shapes: model -> the shape of each of its inputs, for variables to be made with, where they
             are not single pictures.
@@ -36,6 +53,7 @@ class System(NamedTuple):
     segmenter: Callable[..., Segmenter]
     names: tuple[tuple[str, str], ...]
     backbone: str
+    facts: Facts
     reads: tuple[str, ...] = ()
     shapes: Callable[[nn.Module], Mapping[str, tuple[int, ...]]] | None = None
 

@@ -1,6 +1,7 @@
 """Systems are found by name, loaded with their weights, and started from pretrained ones."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -234,3 +235,10 @@ def test_one_backbone_fills_both_streams(name, tmp_path):
             assert all(jax.tree.leaves(same))
     decoder = found["params"]["decoder"], other(variables)["params"]["decoder"]
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *decoder)))
+
+
+def test_the_readme_says_of_every_system_what_the_command_does():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for name, system in SYSTEMS.items():
+        assert f"| `{name}` (" in readme
+        assert f" | {' | '.join(system.facts)} |\n" in readme, name

@@ -29,7 +29,7 @@ from data_pipelines import samples
 from jaxvos.programs import train as trainer
 from jaxvos.programs.watch import NonFiniteLossError
 from jaxvos.recipe import read_recipe
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +83,7 @@ SPECK = System(
     segmenter=_segmenter,
     names=(),
     backbone="",
+    facts=Facts("frames", "nothing", "nothing", "none"),
 )
 
 

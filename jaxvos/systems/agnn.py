@@ -39,7 +39,7 @@ from jaxvos.layers.recurrent import ConvGRUCell
 from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm, ResNet
 from jaxvos.losses import balanced_bce, l1
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
@@ -451,5 +451,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="encoder/resnet",
+    facts=Facts(
+        needs="frames",
+        trained="DAVIS-2016, MSRA10K, DUT-OMRON",
+        reported="80.7 / 79.1",
+        error="9.4e-6 (46)",
+    ),
     shapes=shapes,
 )

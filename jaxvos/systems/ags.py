@@ -43,7 +43,7 @@ from jaxvos.layers.psp_resnet import ConvNormReLU, PSPResNet, map_size, names_un
 from jaxvos.layers.recurrent import ConvLSTM
 from jaxvos.layers.resize import bilinear
 from jaxvos.losses import cross_entropy
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables
 
 CLIP = 3
@@ -340,5 +340,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="resnet",
+    facts=Facts(
+        needs="frames",
+        trained="eye movements, DUT-OMRON, PASCAL-S",
+        reported="79.7 / 77.4 with CRF",
+        error="3.0e-6 (61)",
+    ),
     shapes=lambda model: {"frames": (1, 2, *model.size, 3)},
 )

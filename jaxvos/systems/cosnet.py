@@ -37,7 +37,7 @@ from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm, ResNet
 from jaxvos.losses import balanced_bce, l1
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
@@ -327,4 +327,10 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="encoder/resnet",
+    facts=Facts(
+        needs="frames",
+        trained="DAVIS-2016, MSRA10K, DUT-OMRON",
+        reported="80.5 / 79.5 with CRF; J 78.3 without",
+        error="1.3e-5 (41 outputs)",
+    ),
 )

@@ -33,7 +33,7 @@ from jaxvos.layers.mean_field import CRF, mean_field
 from jaxvos.layers.pixels import imagenet as prepare
 from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
@@ -340,5 +340,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="encoder/resnet",
+    facts=Facts(
+        needs="frames",
+        trained="MSRA10K, DUT-OMRON, DAVIS-2016",
+        reported="83.4 / 81.8",
+        error="2.4e-6 (23), never released",
+    ),
     shapes=lambda model: {"frames": (1, 2, 33, 49, 3)},
 )

@@ -41,7 +41,7 @@ from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm, ResNet
 from jaxvos.losses import balanced_bce, l1
 from jaxvos.motion_clue import Track, choose
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
@@ -466,5 +466,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="encoder/resnet",
+    facts=Facts(
+        needs="frames",
+        trained="DAVIS-2016, MSRA10K",
+        reported="83.1 / 84.4 without CRF",
+        error="1.2e-5 (46)",
+    ),
     shapes=lambda model: {"frames": (1, 3, 33, 49, 3), "masks": (1, 3, 33, 49, 1)},
 )

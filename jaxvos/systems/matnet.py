@@ -48,7 +48,7 @@ from jaxvos.layers.flow_pictures import wheel_picture
 from jaxvos.layers.pixels import imagenet as prepare
 from jaxvos.layers.resnet import BatchNorm
 from jaxvos.layers.staged_resnet import StagedResNet
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
@@ -393,6 +393,12 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="image+motion",
+    facts=Facts(
+        needs="frames, flow",
+        trained="DAVIS-2016, YouTube-VOS",
+        reported="82.4 / 80.7",
+        error="3.9e-5 (70)",
+    ),
     reads=("flow",),
     shapes=lambda model: {"frames": (1, 1, 33, 49, 3), "flow": (1, 1, 33, 49, 2)},
 )

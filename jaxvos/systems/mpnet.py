@@ -39,7 +39,7 @@ from jaxvos.layers.flow_pictures import angle_magnitude as prepare
 from jaxvos.layers.motion_pattern import MotionPattern, between_frames, motion_loss
 from jaxvos.layers.resize import bilinear
 from jaxvos.objectness import maps_of, weighed
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (232, 424)
@@ -157,6 +157,12 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="motion",
+    facts=Facts(
+        needs="flow; objectness maps are an option",
+        trained="FlyingThings3D",
+        reported="70.0 / 65.9 with CRF",
+        error="7.7e-6",
+    ),
     reads=("flow",),
     shapes=lambda model: {"flow": (1, 2, 33, 49, 2)},
 )

@@ -34,7 +34,7 @@ from jaxvos.layers.psp_resnet import ConvNormReLU, PSPResNet, map_size, names_un
 from jaxvos.layers.recurrent import ConvLSTM, bidirectional
 from jaxvos.layers.resize import bilinear
 from jaxvos.losses import cross_entropy, l1
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables
 
 CLIP = 5
@@ -193,5 +193,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="resnet",
+    facts=Facts(
+        needs="frames",
+        trained="MSRA10K, DUT-OMRON, DAVIS-2016",
+        reported="77.2 / 74.5 with CRF; 74.3 / 72.8 without",
+        error="2.4e-5 (49)",
+    ),
     shapes=lambda model: {"frames": (1, 2, *model.size, 3)},
 )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvos.flow.raft import RAFT, prepare
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, Metrics, Segmenter, Variables
 
 GAMMA = 0.8
@@ -89,5 +89,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="fnet",
+    facts=Facts(
+        needs="frame pairs",
+        trained="FlyingChairs, FlyingThings3D, ...",
+        reported="gives flow",
+        error="4.0e-6 (41), small 2.7e-6 (32)",
+    ),
     shapes=shapes,
 )

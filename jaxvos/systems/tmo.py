@@ -41,7 +41,7 @@ from jaxvos.layers.pixels import imagenet as prepare
 from jaxvos.layers.resize import bicubic
 from jaxvos.layers.resnet import ResNet
 from jaxvos.losses import cross_entropy
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.torch_import import TORCHVISION_RESNET
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
@@ -333,6 +333,12 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="app_encoder+mo_encoder",
+    facts=Facts(
+        needs="frames; flow is an option",
+        trained="DUTS, DAVIS-2016",
+        reported="85.6 / 86.6 without CRF",
+        error="2.8e-6, MiT-b1 2.3e-6 (35 each; gradients in float64)",
+    ),
     reads=("flow",),
     shapes=lambda model: {"frames": (1, 1, 33, 49, 3), "flow": (1, 1, 33, 49, 2)},
 )

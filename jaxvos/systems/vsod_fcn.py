@@ -36,7 +36,7 @@ from PIL import Image
 
 from jaxvos.inference import batched, fit
 from jaxvos.layers.resize import bilinear
-from jaxvos.system import System
+from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (224, 224)
@@ -328,5 +328,11 @@ SYSTEM = System(
     segmenter=segmenter,
     names=NAMES,
     backbone="static/vgg",
+    facts=Facts(
+        needs="frames",
+        trained="saliency images, made pairs, real video",
+        reported="MAE .06 (saliency)",
+        error="3.1e-6 (45)",
+    ),
     shapes=shapes,
 )
