@@ -24,7 +24,7 @@ flags.FLAGS.mark_as_parsed()
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout; without it a test is skipped."""
     if not SHARED.is_dir():

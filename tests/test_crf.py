@@ -18,12 +18,8 @@ QUICK = crf.Settings(2, 3, 6, 20, 4, iterations=3)
 
 
 @pytest.fixture(scope="module")
-def case():
-    from tests.conftest import SHARED
-
-    if not SHARED.is_dir():
-        pytest.skip("no ../shared beside the checkout (reference data of the developers' machines)")
-    return np.load(SHARED / "crf/case.npz")
+def case(shared):
+    return np.load(shared / "crf/case.npz")
 
 
 def made_up(seed, size=(20, 29), objects=None):
