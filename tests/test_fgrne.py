@@ -292,12 +292,6 @@ def test_a_video_without_flow_is_told_how_to_get_it(tiny):
         fgrne.segmenter(*tiny, former=-1)
 
 
-def test_flow_of_squashed_frames_is_in_their_pixels():
-    flow = np.broadcast_to(np.float32([4.0, 3.0]), (30, 80, 2))
-    squashed = fgrne.fit_flow(flow, (10, 20))
-    np.testing.assert_allclose(squashed, np.broadcast_to([1.0, 1.0], (10, 20, 2)))
-
-
 def test_the_first_stages_weights_fit_the_second_stage():
     static, last = (read_recipe(f"fgrne:{mode}") for mode in ("static", "video"))
     assert model_options(static) == model_options(last)

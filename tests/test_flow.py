@@ -10,6 +10,7 @@ import pytest
 from data_pipelines.procedural import clip
 from jaxvos.flow.colour import WHEEL, picture
 from jaxvos.flow.dis import dis
+from jaxvos.flow.each_frame import fit_flow, flow_of_each_frame
 from jaxvos.flow.fields import Fields, with_flow
 from jaxvos.flow.files import read_flow, write_flow
 from jaxvos.programs.flow import flow as write_flow_of
@@ -248,3 +249,16 @@ def test_flow_that_would_be_mixed_up_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="A single frame has none"):
         write_flow_of(one, tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_flow_of_squashed_frames_is_in_their_pixels():
+    flow = np.broadcast_to(np.float32([4.0, 3.0]), (30, 80, 2))
+    squashed = fit_flow(flow, (10, 20))
+    np.testing.assert_allclose(squashed, np.broadcast_to([1.0, 1.0], (10, 20, 2)))
+
+
+def test_each_frame_has_flow_the_last_one_that_of_the_one_before(made):
+    fields = list(flow_of_each_frame(Video(made.frames, made.flow)))
+    np.testing.assert_array_equal(fields, [*made.flow, made.flow[-1]])
+    (alone,) = flow_of_each_frame(Video(made.frames[:1]))
+    assert alone.shape == (48, 64, 2) and not alone.any()

@@ -230,12 +230,6 @@ def test_flow_drawn_at_the_networks_size_is_squashed_and_mirrored_as_motion(tiny
     assert np.abs(score(model, variables, frame, before) - here).max() > 4e-3
 
 
-def test_flow_of_squashed_frames_is_in_their_pixels():
-    flow = np.broadcast_to(np.float32([4.0, 3.0]), (30, 80, 2))
-    squashed = matnet.fit_flow(flow, (10, 20))
-    np.testing.assert_allclose(squashed, np.broadcast_to([1.0, 1.0], (10, 20, 2)))
-
-
 def test_any_length_compiles_once(tiny):
     segment = matnet.segmenter(*tiny, size=SIZE, batch=2)
     assert len(list(segment(video(2)))) == 2

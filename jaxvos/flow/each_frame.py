@@ -2,29 +2,37 @@
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from jaxvos.typing import Video
 
 
-def flow_of_each_frame(video: Video, system: str) -> Iterator[np.ndarray]:
-    """T fields [H, W, 2]; the last frame's is the one before's, a single frame's is zero.
+def check_flow(video: Video, system: str, otherwise: str = "") -> None:
+    """Refuses a video without flow from each of its frames to the next.
 
     Args:
-        video: With T - 1 fields of flow.
-        system: Who needs them, for the message if they are not there.
+        video: What is to be segmented; one of a single frame needs no flow.
+        system: Who needs it, for the message.
+        otherwise: How the system goes without, if it can.
     """
-    frames = len(video.frames)
-    if video.flow is None:
+    needed = len(video.frames) - 1
+    if needed > 0 and video.flow is None:
         raise ValueError(
             f"{video.name} has no optical flow, which {system} looks at. It is computed with "
-            "--flow dis, or read from a folder, --flow FOLDER; in Python it is Video's `flow`."
+            "--flow dis or raft:WEIGHTS, or read from a folder, --flow FOLDER; in Python it is "
+            f"Video's `flow`.{otherwise and f' Or {otherwise}.'}"
         )
-    if len(video.flow) < frames - 1:
+    if needed > 0 and len(video.flow) < needed:
         raise ValueError(
-            f"{video.name} has {frames} frames and {len(video.flow)} fields of flow: {system} "
-            f"needs one from each frame to the next, {frames - 1}."
+            f"{video.name} has {needed + 1} frames and {len(video.flow)} fields of flow: {system} "
+            f"needs one from each frame to the next, {needed}{otherwise and f', or {otherwise}'}."
         )
+
+
+def flow_of_each_frame(video: Video) -> Iterator[np.ndarray]:
+    """T fields [H, W, 2]; the last frame's is the one before's, a single frame's is zero."""
+    frames = len(video.frames)
     field = None
     for t in range(frames - 1):
         field = video.flow[t]
@@ -33,6 +41,13 @@ def flow_of_each_frame(video: Video, system: str) -> Iterator[np.ndarray]:
         field = np.zeros((*video.frames[0].shape[:2], 2), np.float32)
     if frames:
         yield field
+
+
+def fit_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Flow [H, W, 2] as that of frames squashed to `size`, in their pixels, float32."""
+    ratio = np.float32([new / old for new, old in zip(size[::-1], flow.shape[1::-1], strict=True)])
+    flow = np.asarray(flow, np.float32)
+    return cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR) * ratio
 
 
 def places_of(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:

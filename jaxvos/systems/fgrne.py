@@ -23,13 +23,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxvos.flow.each_frame import check_flow, fit_flow
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.deeplab_v3 import DeepLabV3
 from jaxvos.layers.pixels import imagenet as prepare
@@ -198,13 +198,6 @@ def _decide(
     return nn.sigmoid(_enlarge(logits, size))[..., 0]
 
 
-def fit_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Flow [H, W, 2] as that of frames squashed to `size`, in their pixels, float32."""
-    ratio = np.float32([new / old for new, old in zip(size[::-1], flow.shape[1::-1], strict=True)])
-    flow = np.asarray(flow, np.float32)
-    return cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR) * ratio
-
-
 def segmenter(
     model: FGRNE,
     variables: Variables,
@@ -255,30 +248,16 @@ def segmenter(
             yield jnp.stack(features), estimated(video, t) if direct else near_first
 
     def segment(video: Video) -> Iterator[np.ndarray]:
-        _check_flow(video, direct)
+        check_flow(video, "FGRNE")
+        if direct and not hasattr(video.flow, "between"):
+            raise ValueError(
+                f"direct=True estimates flow between any two frames, and {video.name} brings that "
+                "of neighbours alone: give --flow dis, or leave it out."
+            )
         for t, scores in enumerate(batched(decide, windows(video), batch=batch)):
             yield to_size(scores, video.frames[t].shape[:2])
 
     return segment
-
-
-def _check_flow(video: Video, direct: bool) -> None:
-    if video.flow is None:
-        raise ValueError(
-            f"{video.name} has no optical flow, which FGRNE moves features along. It is computed "
-            "with --flow dis, or read from a folder, --flow FOLDER; in Python it is Video's `flow`."
-        )
-    frames, fields = len(video.frames), len(video.flow)
-    if fields < frames - 1:
-        raise ValueError(
-            f"{video.name} has {frames} frames and {fields} fields of flow: FGRNE needs one from "
-            f"each frame to the next, {frames - 1}."
-        )
-    if direct and not hasattr(video.flow, "between"):
-        raise ValueError(
-            f"direct=True estimates flow between any two frames, and {video.name} brings that of "
-            "neighbours alone: give --flow dis, or leave it out."
-        )
 
 
 def shapes(model: FGRNE) -> dict[str, tuple[int, ...]]:

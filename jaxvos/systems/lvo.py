@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvos.flow.each_frame import flow_of_each_frame, places_of
+from jaxvos.flow.each_frame import check_flow, flow_of_each_frame, places_of
 from jaxvos.inference import batched, fit
 from jaxvos.layers import deeplab_v1, motion_pattern
 from jaxvos.layers.deeplab_v1 import LargeFOV
@@ -275,7 +275,7 @@ def segmenter(
     step, decide = partial(_step, model, variables), partial(_decide, model, variables)
 
     def inputs(video: Video) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for t, field in enumerate(flow_of_each_frame(video, "LVO")):
+        for t, field in enumerate(flow_of_each_frame(video)):
             diagonal = np.hypot(*np.float32(field.shape[:2])).reshape(1)
             yield fit(video.frames[t], size), places_of(field, half), diagonal
 
@@ -297,6 +297,7 @@ def segmenter(
         return [np.asarray(decide(first, then)) for first, (_, then) in after][::-1]
 
     def segment(video: Video) -> Iterator[np.ndarray]:
+        check_flow(video, "LVO")
         frame = video.frames[0].shape[:2]
         told = batched(tell, inputs(video), batch=batch)
         if model.bidirectional:

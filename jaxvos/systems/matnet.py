@@ -33,7 +33,6 @@ The released weights are two files, encoder and decoder, to be put into one.
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,6 +40,7 @@ import numpy as np
 import optax
 
 from jaxvos.flow.colour import picture
+from jaxvos.flow.each_frame import check_flow, fit_flow, flow_of_each_frame
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.boundaries import boundary, contrast, dilated, stretched
 from jaxvos.layers.boundary_decoder import Decoder
@@ -289,13 +289,6 @@ def _score(
     return (scores + once(frames[:, :, ::-1], turned)[:, :, ::-1]) / 2
 
 
-def fit_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Flow [H, W, 2] as that of frames squashed to `size`, in their pixels, float32."""
-    ratio = np.float32([new / old for new, old in zip(size[::-1], flow.shape[1::-1], strict=True)])
-    flow = np.asarray(flow, np.float32)
-    return cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR) * ratio
-
-
 def segmenter(
     model: MATNet,
     variables: Variables,
@@ -324,35 +317,16 @@ def segmenter(
     score = partial(_score, model, variables, flip=flip, draw=draw_at_size)
 
     def inputs(video: Video) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        last = len(video.frames) - 1
-        for t in range(last + 1):
-            frame = video.frames[t]
-            still = np.zeros((*frame.shape[:2], 2), np.float32)
-            flow = video.flow[min(t, last - 1)] if last else still
+        for frame, flow in zip(video.frames, flow_of_each_frame(video), strict=True):
             drawn = fit_flow(flow, size) if draw_at_size else fit(picture(flow), size)
             yield fit(frame, size), drawn
 
     def segment(video: Video) -> Iterator[np.ndarray]:
-        _check_flow(video)
+        check_flow(video, "MATNet")
         for t, scores in enumerate(batched(score, inputs(video), batch=batch)):
             yield to_size(scores, video.frames[t].shape[:2])
 
     return segment
-
-
-def _check_flow(video: Video) -> None:
-    frames = len(video.frames)
-    if video.flow is None and frames > 1:
-        raise ValueError(
-            f"{video.name} has no optical flow, whose picture is half of what MATNet sees. It is "
-            "computed with --flow dis, or read from a folder, --flow FOLDER; in Python it is "
-            "Video's `flow`."
-        )
-    if frames > 1 and len(video.flow) < frames - 1:
-        raise ValueError(
-            f"{video.name} has {frames} frames and {len(video.flow)} fields of flow: MATNet needs "
-            f"one from each frame to the next, {frames - 1}."
-        )
 
 
 # The two released files have the names without these.

@@ -32,7 +32,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxvos.flow.each_frame import flow_of_each_frame, places_of
+from jaxvos.flow.each_frame import check_flow, flow_of_each_frame, places_of
 from jaxvos.inference import batched
 from jaxvos.layers import motion_pattern
 from jaxvos.layers.flow_pictures import angle_magnitude as prepare
@@ -133,11 +133,12 @@ def segmenter(
     moving = partial(_moving, model, variables, still=still)
 
     def fields(video: Video) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for field in flow_of_each_frame(video, "MP-Net"):
+        for field in flow_of_each_frame(video):
             frame = field.shape[:2]
             yield places_of(field, fitting(size, frame)), np.hypot(*np.float32(frame)).reshape(1)
 
     def segment(video: Video) -> Iterator[np.ndarray]:
+        check_flow(video, "MP-Net")
         maps = maps_of(video, objectness) if objectness else None
         frame = video.frames[0].shape[:2]
         for t, scores in enumerate(batched(moving, fields(video), batch=batch)):

@@ -25,6 +25,7 @@ colours.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 
 import cv2
 import flax.linen as nn
@@ -33,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvos.flow.colour import picture as flow_picture
+from jaxvos.flow.each_frame import check_flow, flow_of_each_frame
 from jaxvos.inference import batched
 from jaxvos.layers.flow_pictures import wheel_picture
 from jaxvos.layers.mix_transformer import NAMES as MIX_NAMES
@@ -272,41 +274,21 @@ def segmenter(
     answer = partial(_answer, model, variables, select=motion == "select")
 
     def inputs(video: Video, sizes: deque) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for t, frame in enumerate(video.frames):
+        fields = repeat(None) if motion == "image" else flow_of_each_frame(video)
+        for frame, flow in zip(video.frames, fields, strict=False):  # `repeat` has no end
             sizes.append(frame.shape[:2])
             small = resized(frame, size)
-            yield small, small if motion == "image" else _flow_of(video, t, size, small)
+            yield small, small if flow is None else resized(flow_picture(flow), size)
 
     def segment(video: Video) -> Iterator[np.ndarray]:
         if motion != "image":
-            _check_flow(video)
+            check_flow(video, "TMO", "have it go without: motion=image")
         sizes: deque[tuple[int, int]] = deque()
         for logits in batched(answer, inputs(video, sizes), batch=batch):
             logits = resized(logits, sizes.popleft())
             yield np.float32(logits > 0) if hard else 0.5 + 0.5 * np.tanh(0.5 * logits)
 
     return segment
-
-
-def _flow_of(video: Video, t: int, size: tuple[int, int], frame: np.ndarray) -> np.ndarray:
-    """The picture of a frame's flow at `size`; the frame itself in a video of one."""
-    last = len(video.frames) - 2
-    return frame if last < 0 else resized(flow_picture(video.flow[min(t, last)]), size)
-
-
-def _check_flow(video: Video) -> None:
-    needed = len(video.frames) - 1
-    if needed and video.flow is None:
-        raise ValueError(
-            f"{video.name} has no optical flow. It is computed with --flow dis or raft:WEIGHTS, or "
-            "read from a folder, --flow FOLDER (in Python it is Video's `flow`); or have TMO go "
-            "without: motion=image."
-        )
-    if needed and len(video.flow) < needed:
-        raise ValueError(
-            f"{video.name} has {needed + 1} frames and {len(video.flow)} fields of flow: TMO needs "
-            f"one from each frame to the next, {needed}, or none with motion=image."
-        )
 
 
 NAMES = (
