@@ -32,12 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvos.inference import batched, draw_references
-from jaxvos.layers.deeplab import ASPP
+from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder, JoinedHead
 from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.position_attention import PositionAttention, attend
 from jaxvos.layers.recurrent import ConvGRUCell
 from jaxvos.layers.resize import bilinear
-from jaxvos.layers.resnet import BatchNorm, ResNet
+from jaxvos.layers.resnet import BatchNorm
 from jaxvos.losses import balanced_bce, l1
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
@@ -46,40 +46,6 @@ SIZE = (473, 473)
 SCALES = (0.75, 1.0, 1.5)
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(inputs).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-class Encoder(nn.Module):
-    """Dilated ResNet and ASPP, and the classifier of what is made of their features."""
-
-    depths: Sequence[int]
-    width: int
-    strides: Sequence[int]
-    branch: int
-    features: int
-    remat: bool
-    scan: bool
-    dtype: DType | None
-
-    def setup(self) -> None:
-        self.resnet = ResNet(
-            self.depths,
-            self.width,
-            self.strides,
-            remat=self.remat,
-            scan=self.scan,
-            dtype=self.dtype,
-        )
-        aspp = nn.remat(ASPP, static_argnums=(2,)) if self.remat else ASPP
-        self.layer5 = aspp(self.branch, self.features, dtype=self.dtype)
-        self.main_classifier = nn.Conv(1, (1, 1), dtype=self.dtype)
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features [B, h, w, C] of prepared pictures [B, H, W, 3]."""
-        return self.layer5(self.resnet(x, train), train)
-
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Logits [B, h, w, 1] of features [B, h, w, C]."""
-        return self.main_classifier(features)
 
 
 class Intra(nn.Module):
@@ -149,21 +115,6 @@ def _edges(nodes: int, receivers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     return np.array([i for i, _ in pairs]), np.array([j for _, j in pairs])
 
 
-class Head(nn.Module):
-    """Decides on a node's last state and its first one: logits [B, h, w, 1]."""
-
-    std: float
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, last: jax.Array, first: jax.Array, train: bool) -> jax.Array:
-        conv = partial(nn.Conv, kernel_init=nn.initializers.normal(self.std), dtype=self.dtype)
-        joined = jnp.concatenate([last, first], axis=-1)
-        x = conv(first.shape[-1], (3, 3), padding=1, use_bias=False, name="conv")(joined)
-        norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")
-        return conv(1, (1, 1), name="classifier")(nn.relu(norm(x)))
-
-
 class AGNN(nn.Module):
     """The network; logits at the pictures' size, float32.
 
@@ -216,7 +167,7 @@ class AGNN(nn.Module):
         self.intra = intra(self.head_std, self.dropout, self.block, self.dtype)
         one_round = nn.remat(Round, static_argnums=(2,)) if self.remat else Round
         self.graph = one_round(self.head_std, self.block, self.dtype)
-        self.head = Head(self.head_std, self.dtype)
+        self.head = JoinedHead(self.features, self.head_std, self.dtype)
 
     def __call__(self, frames: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Logits "encoder" [B, T, H, W, 1] of each frame alone, and "frames", alike, of the graph.
@@ -238,7 +189,7 @@ class AGNN(nn.Module):
 
     def encode(self, pictures: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """First states [B, h, w, C] and the encoder's logits [B, h, w, 1] of [B, H, W, 3]."""
-        states = self.intra(self.encoder(pictures, train), train)
+        states = self.intra(self.encoder.look(pictures, train)[0], train)
         return states, self.encoder.classify(states)
 
     def decide(
@@ -424,19 +375,11 @@ def shapes(model: AGNN) -> dict[str, tuple[int, ...]]:
 
 
 NAMES = (
-    (r"encoder\.(conv1|bn1)", r"encoder/resnet/\1"),
-    (
-        r"encoder\.layer([1-4])\.(\d+)\.downsample\.0",
-        r"encoder/resnet/layer\1/block\2/project_conv",
-    ),
-    (r"encoder\.layer([1-4])\.(\d+)\.downsample\.1", r"encoder/resnet/layer\1/block\2/project_bn"),
-    (r"encoder\.layer([1-4])\.(\d+)\.(\w+)", r"encoder/resnet/layer\1/block\2/\3"),
     (r"encoder\.layer5\.sa", r"intra/sa"),
     (r"encoder\.layer5\.sa\.(\w+)", r"intra/sa/\1"),
     (r"encoder\.layer5\.conv51\.0", r"intra/conv51"),
     (r"encoder\.layer5\.conv51\.1", r"intra/bn51"),
-    (r"encoder\.layer5\.(\w+)", r"encoder/layer5/\1"),
-    (r"encoder\.main_classifier", r"encoder/main_classifier"),
+    *ENCODER_NAMES,
     (r"ConvGRU\.(\w+)", r"graph/gru/\1"),
     (r"(linear_e|gate|conv_fusion)", r"graph/\1"),
     (r"(conv|bn)1", r"head/\1"),

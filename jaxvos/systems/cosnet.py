@@ -32,10 +32,9 @@ from jaxvos.layers.attention import (
     coattend,
     coattend_blockwise,
 )
-from jaxvos.layers.deeplab import ASPP
+from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder, JoinedHead
 from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.resize import bilinear
-from jaxvos.layers.resnet import BatchNorm, ResNet
 from jaxvos.losses import balanced_bce, l1
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
@@ -43,52 +42,6 @@ from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 SIZE = (473, 473)
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(inputs).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-class Encoder(nn.Module):
-    """Dilated ResNet and ASPP: [B, H, W, 3] -> features [B, h, w, C] and logits [B, h, w, 1]."""
-
-    depths: Sequence[int]
-    width: int
-    strides: Sequence[int]
-    branch: int
-    features: int
-    remat: bool
-    scan: bool
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        resnet = ResNet(
-            self.depths,
-            self.width,
-            self.strides,
-            remat=self.remat,
-            scan=self.scan,
-            dtype=self.dtype,
-            name="resnet",
-        )
-        aspp = nn.remat(ASPP, static_argnums=(2,)) if self.remat else ASPP
-        aspp = aspp(self.branch, self.features, dtype=self.dtype, name="layer5")
-        features = aspp(resnet(x, train), train)
-        logits = nn.Conv(1, (1, 1), dtype=self.dtype, name="main_classifier")(features)
-        return features, logits
-
-
-class Head(nn.Module):
-    """Joins a gated summary with the frame's own features and decides: logits [B, h, w, 1]."""
-
-    features: int
-    std: float
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, summary: jax.Array, own: jax.Array, train: bool) -> jax.Array:
-        joined = jnp.concatenate([summary, own], axis=-1)
-        conv = partial(nn.Conv, kernel_init=nn.initializers.normal(self.std), dtype=self.dtype)
-        norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")
-        x = conv(self.features, (3, 3), padding=1, use_bias=False, name="conv")(joined)
-        return conv(1, (1, 1), name="classifier")(nn.relu(norm(x)))
 
 
 class COSNet(nn.Module):
@@ -140,8 +93,8 @@ class COSNet(nn.Module):
             )
         init = nn.initializers.normal(self.head_std)
         self.gate = nn.Conv(1, (1, 1), use_bias=False, kernel_init=init, dtype=self.dtype)
-        self.head1 = Head(self.features, self.head_std, self.dtype)
-        self.head2 = Head(self.features, self.head_std, self.dtype)
+        self.head1 = JoinedHead(self.features, self.head_std, self.dtype)
+        self.head2 = JoinedHead(self.features, self.head_std, self.dtype)
 
     def __call__(
         self, target: jax.Array, reference: jax.Array, train: bool = False
@@ -305,15 +258,7 @@ def segmenter(
 
 
 NAMES = (
-    (r"encoder\.(conv1|bn1)", r"encoder/resnet/\1"),
-    (
-        r"encoder\.layer([1-4])\.(\d+)\.downsample\.0",
-        r"encoder/resnet/layer\1/block\2/project_conv",
-    ),
-    (r"encoder\.layer([1-4])\.(\d+)\.downsample\.1", r"encoder/resnet/layer\1/block\2/project_bn"),
-    (r"encoder\.layer([1-4])\.(\d+)\.(\w+)", r"encoder/resnet/layer\1/block\2/\3"),
-    (r"encoder\.layer5\.(\w+)", r"encoder/layer5/\1"),
-    (r"encoder\.main_classifier", r"encoder/main_classifier"),
+    *ENCODER_NAMES,
     (r"(linear_e|gate)", r"\1"),
     (r"(conv|bn)([12])", r"head\2/\1"),
     (r"main_classifier([12])", r"head\1/classifier"),

@@ -34,11 +34,11 @@ import numpy as np
 
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.centres import focal, heat_map, peaks
-from jaxvos.layers.deeplab import ASPP
+from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder
 from jaxvos.layers.fusion import KINDS, DynamicFusion
 from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.resize import bilinear
-from jaxvos.layers.resnet import BatchNorm, ResNet
+from jaxvos.layers.resnet import BatchNorm
 from jaxvos.losses import balanced_bce, l1
 from jaxvos.motion_clue import Track, choose
 from jaxvos.system import Facts, System
@@ -86,38 +86,6 @@ def affinity(a: jax.Array, b: jax.Array) -> jax.Array:
 def diffuse(a: jax.Array, b: jax.Array) -> jax.Array:
     """Features of b [M, C] spread to the places of a: [N, C]."""
     return jnp.einsum("nm,mc->nc", affinity(a, b).astype(b.dtype), b)
-
-
-class Encoder(nn.Module):
-    """COSNet's: pictures [B, H, W, 3] -> features, logits [B, h, w, 1] and the stages' outputs."""
-
-    depths: Sequence[int]
-    width: int
-    branch: int
-    features: int
-    remat: bool
-    scan: bool
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool
-    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-        resnet = ResNet(
-            self.depths,
-            self.width,
-            remat=self.remat,
-            scan=self.scan,
-            every_stage=True,
-            dtype=self.dtype,
-            name="resnet",
-        )
-        aspp = nn.remat(ASPP, static_argnums=(2,)) if self.remat else ASPP
-        stages = resnet(x, train)
-        aspp = aspp(self.branch, self.features, dtype=self.dtype, name="layer5")
-        features = aspp(stages[-1], train)
-        logits = nn.Conv(1, (1, 1), dtype=self.dtype, name="main_classifier")(features)
-        return features, logits, stages
 
 
 class Up(nn.Module):
@@ -232,7 +200,14 @@ class F2Net(nn.Module):
             raise ValueError(f"fusion is {self.fusion!r}. There are: {', '.join(KINDS)}.")
         std, dtype = self.head_std, self.dtype
         self.encoder = Encoder(
-            self.depths, self.width, self.branch, self.features, self.remat, self.scan, dtype
+            self.depths,
+            self.width,
+            (1, 2, 1, 1),
+            self.branch,
+            self.features,
+            self.remat,
+            self.scan,
+            dtype,
         )
         self.decoder = Decoder(self.features, self.cross, std, dtype)
         self.heat = Heat(self.features, std, dtype)
@@ -254,8 +229,9 @@ class F2Net(nn.Module):
         """
         _check(frames, previous)
         size = frames.shape[2:4]
-        reference = self.encoder(frames[:, 0], train)[0]
-        current, alone, stages = self.encoder(frames[:, -1], train)
+        reference = self.encoder.look(frames[:, 0], train)[0]
+        current, stages = self.encoder.look(frames[:, -1], train)
+        alone = self.encoder.classify(current)
         heat = self.heat(self.decoder(stages, train), previous)
         prior = None
         if self.prior:
@@ -266,7 +242,7 @@ class F2Net(nn.Module):
 
     def encode(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features [B, h, w, C] and the decoder's [B, h', w', cross] of pictures [B, H, W, 3]."""
-        features, _, stages = self.encoder(pictures, False)
+        features, stages = self.encoder.look(pictures, False)
         return features, self.decoder(stages, False)
 
     def centre(self, cross: jax.Array, previous: jax.Array) -> jax.Array:
@@ -433,15 +409,7 @@ def segmenter(
 
 
 NAMES = (
-    (r"encoder\.(conv1|bn1)", r"encoder/resnet/\1"),
-    (
-        r"encoder\.layer([1-4])\.(\d+)\.downsample\.0",
-        r"encoder/resnet/layer\1/block\2/project_conv",
-    ),
-    (r"encoder\.layer([1-4])\.(\d+)\.downsample\.1", r"encoder/resnet/layer\1/block\2/project_bn"),
-    (r"encoder\.layer([1-4])\.(\d+)\.(\w+)", r"encoder/resnet/layer\1/block\2/\3"),
-    (r"encoder\.layer5\.(\w+)", r"encoder/layer5/\1"),
-    (r"encoder\.main_classifier", r"encoder/main_classifier"),
+    *ENCODER_NAMES,
     (r"upsample\.(up[1-4])\.u_skip", r"decoder/\1/skip_conv"),
     (r"upsample\.(up[1-4])\.bn1", r"decoder/\1/skip_bn"),
     (r"upsample\.(up[2-4])\.up_conv", r"decoder/\1/up_conv"),

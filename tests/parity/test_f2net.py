@@ -49,12 +49,12 @@ def taps(variables: dict, inputs: dict) -> dict[str, jax.Array]:
         variables,
         frames,
         inputs["prev_heat"],
-        capture_intermediates=True,
+        capture_intermediates=lambda _, method: method in ("__call__", "look"),
         mutable=["intermediates"],
     )
     inside = inside["intermediates"]
     resnet, heat, weigh = inside["encoder"]["resnet"], inside["heat"], inside["weigh"]
-    (reference, *_), (current, *_) = inside["encoder"]["__call__"]
+    (reference, _), (current, _) = inside["encoder"]["look"]
     rows, own = reference.reshape(-1, reference.shape[-1]), current.reshape(-1, current.shape[-1])
     prior = f2net.gauss_prior(inputs["ct"], frames.shape[2:4], current.shape[1:3])
     guided = MODEL.apply(variables, reference, current, prior, method="match")
