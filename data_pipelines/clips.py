@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import sources
 from data_pipelines.augment import (
     Augmentation,
     moved_flow,
@@ -22,6 +21,7 @@ from data_pipelines.augment import (
     stretch,
 )
 from data_pipelines.records import Frames, read_image, reading, replacing_corrupt
+from data_pipelines.video_records import ImageRecord, VideoRecord
 from jaxvos.flow.dis import dis
 
 
@@ -82,7 +82,7 @@ class VideoClips:
     All frames of a clip are augmented by the same draws.
     """
 
-    videos: Sequence[sources.VideoRecord]
+    videos: Sequence[VideoRecord]
     ends: np.ndarray  # [V] number of the frame after each video's last
     size: tuple[int, int]
     augment: Augmentation
@@ -122,7 +122,7 @@ class VideoClips:
         return (*squash(stretch(picture) if self.stretch else picture, smaller, self.size), back)
 
     def _own_flow(
-        self, video: sources.VideoRecord, times: list[int], backs: Sequence[np.ndarray]
+        self, video: VideoRecord, times: list[int], backs: Sequence[np.ndarray]
     ) -> np.ndarray:
         fields = []
         for t, back in zip(times[:-1], backs, strict=False):
@@ -131,7 +131,7 @@ class VideoClips:
         return _lasting(fields, self.size)
 
     def _fixations(
-        self, video: sources.VideoRecord, times: list[int], backs: Sequence[np.ndarray]
+        self, video: VideoRecord, times: list[int], backs: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {"fixation_map": [], "fixations": []}
         for t, back in zip(times, backs, strict=True):
@@ -152,7 +152,7 @@ class ImageClips:
     flow    [copies, H, W, 2] float32, if any is asked for: zero, since nothing moves
     """
 
-    images: Sequence[sources.ImageRecord]
+    images: Sequence[ImageRecord]
     size: tuple[int, int]
     augment: Augmentation
     copies: int

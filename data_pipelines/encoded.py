@@ -1,11 +1,12 @@
-"""Pictures and masks as files hold them, decoded when they are asked for."""
+"""Pictures, masks and flow as files hold them, decoded when they are asked for."""
 
 import io
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +33,27 @@ class Lazy(Sequence[T], Generic[T]):
         if not -self.count <= wanted < self.count:
             raise IndexError(f"There is no item {wanted} among {self.count}.")
         return self.make(wanted % self.count)
+
+
+def column(
+    source: Sequence[Mapping[str, Any]],
+    video: str,
+    start: int,
+    length: int,
+    key: str,
+    decode: Callable[[bytes, str], np.ndarray],
+) -> Lazy[np.ndarray]:
+    """What the `length` records of a video, one a frame from record `start`, hold under `key`.
+
+    Args:
+        source: The records of a prepared data set.
+        video: The name that they must have.
+        start: The first of them.
+        length: How many there are.
+        key: What of them is wanted.
+        decode: (its bytes, a name for errors) -> array.
+    """
+    return Lazy(partial(_entry, source, video, start, key, decode), length)
 
 
 def picture_file(paths: Sequence[Path], number: int) -> np.ndarray:
@@ -80,3 +102,32 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     elif image.mode not in ("1", "L", "P"):
         raise ValueError(f"{name} is no mask of 8 bits: its pixels are {image.mode}.")
     return np.ascontiguousarray(mask, np.uint8)
+
+
+def decode_pfm(data: bytes, name: str) -> np.ndarray:
+    """The flow [H, W, 2] float32 of a .pfm file of three channels; NaN where it is not finite.
+
+    `name` is for error messages.
+    """
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if values is None or values.dtype != np.float32 or values.shape[2:] != (3,):
+        raise ValueError(f"{name} cannot be decoded as flow: {len(data)} bytes, no .pfm of three.")
+    flow = values[..., :0:-1]  # OpenCV has the third channel first
+    return np.where(np.isfinite(flow).all(axis=-1, keepdims=True), flow, np.float32(np.nan))
+
+
+def _entry(
+    source: Sequence[Mapping[str, Any]],
+    video: str,
+    start: int,
+    key: str,
+    decode: Callable[[bytes, str], np.ndarray],
+    t: int,
+) -> np.ndarray:
+    record = source[start + t]
+    if bytes(record["video"]).decode() != video or record["frame"] != t:
+        raise ValueError(
+            f"Record {start + t} is frame {record['frame']} of {record['video']!r} and not frame "
+            f"{t} of {video!r}: the prepared data set is damaged. Prepare it anew."
+        )
+    return decode(bytes(record[key]), f"{key} {t} of {video}")

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.encoded import Lazy, decode_mask, decode_picture
+from data_pipelines.encoded import column, decode_mask, decode_picture
 from data_pipelines.pairs import Pair, check_pairs
+from data_pipelines.video_records import VideoRecord
 from jaxvos.davis_layout import list_sequences, some
 
 MAPS, FIXATIONS, MASKS = "FixationMaps", "Fixations", "Annotations"
@@ -44,24 +45,6 @@ class FixationFiles(NamedTuple):
     maps: tuple[Path, ...]
     fixations: tuple[Path, ...]
     masks: tuple[Path, ...]
-
-
-class FixationRecord(NamedTuple):
-    """A video with eye movements; everything is decoded when it is indexed.
-
-    Attributes:
-        name: What it is called.
-        frames: T pictures [H, W, 3] uint8 RGB.
-        maps: T fixation maps [H, W] float32 in 0..1.
-        fixations: T pictures [H, W] bool of the fixated pixels, or None.
-        masks: T masks [H, W] uint8 as they are stored, or None.
-    """
-
-    name: str
-    frames: Sequence[np.ndarray]
-    maps: Sequence[np.ndarray]
-    fixations: Sequence[np.ndarray] | None
-    masks: Sequence[np.ndarray] | None
 
 
 def list_fixations(root: str | Path, *, split: str | None = None) -> list[FixationFiles]:
@@ -194,8 +177,10 @@ def _check(sequences: Sequence[FixationFiles]) -> None:
 
 def records(
     source: Sequence[Mapping[str, Any]], videos: Sequence[tuple[str, int]]
-) -> list[FixationRecord]:
-    """The videos of a prepared split, nothing of them decoded.
+) -> list[VideoRecord]:
+    """The videos of a prepared split with their maps, nothing of them decoded.
+
+    Each has the masks and the points that its own files had, or None.
 
     Args:
         source: Its records, the frames of one video after the other.
@@ -204,31 +189,15 @@ def records(
     made, start = [], 0
     for name, length in videos:
         first = source[start]
-        column = partial(_column, source, name, start, length)
+        read = partial(column, source, name, start, length)
         made.append(
-            FixationRecord(
+            VideoRecord(
                 name,
-                column("picture", decode_picture),
-                column("map", decode_map),
-                column("fixations", decode_fixations) if bytes(first["fixations"]) else None,
-                column("mask", decode_mask) if bytes(first["mask"]) else None,
+                read("picture", decode_picture),
+                read("mask", decode_mask) if bytes(first["mask"]) else None,
+                maps=read("map", decode_map),
+                points=read("fixations", decode_fixations) if bytes(first["fixations"]) else None,
             )
         )
         start += length
     return made
-
-
-def _column(source: Sequence, name: str, start: int, length: int, key: str, decode: Any) -> Lazy:
-    return Lazy(partial(_item, source, name, start, key, decode), length)
-
-
-def _item(
-    source: Sequence[Mapping[str, Any]], name: str, start: int, key: str, decode: Any, t: int
-) -> np.ndarray:
-    record = source[start + t]
-    if bytes(record["video"]).decode() != name or record["frame"] != t:
-        raise ValueError(
-            f"Record {start + t} is frame {record['frame']} of {record['video']!r} and not frame "
-            f"{t} of {name!r}: the prepared data set is damaged. Prepare it anew."
-        )
-    return decode(bytes(record[key]), f"{key} {t} of {name}")

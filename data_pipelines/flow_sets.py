@@ -7,10 +7,17 @@ frames_cleanpass/TRAIN/A/0000/left/0006.png (or frames_finalpass) with
 optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from data_pipelines.encoded import Lazy, picture_file
+from data_pipelines.video_records import VideoRecord, Videos
 from jaxvos.davis_layout import some
+from jaxvos.flow.files import read_flow
 
 PASSES = ("frames_cleanpass", "frames_finalpass")
 SPLITS = {"train": "TRAIN", "val": "TEST", "test": "TEST"}
@@ -28,6 +35,16 @@ class FlowFiles(NamedTuple):
     name: str
     frames: tuple[Path, ...]
     flows: tuple[Path, ...]
+
+
+def chairs(root: Path, *, split: str = "train") -> Videos:
+    """The pairs of FlyingChairs, none of them read yet: frames with flow, no masks."""
+    return _videos(list_chairs, root, split)
+
+
+def things(root: Path, *, split: str = "train") -> Videos:
+    """The sequences of FlyingThings3D, none of them read yet: frames with flow, no masks."""
+    return _videos(list_things, root, split)
 
 
 def list_chairs(root: Path, *, split: str = "train") -> list[FlowFiles]:
@@ -77,6 +94,23 @@ def list_things(root: Path, *, split: str = "train", side: str = "left") -> list
         raise FileNotFoundError(f"{shown / SPLITS[split]} holds no sequences */*/{side}/*.png.")
     _check(found)
     return found
+
+
+def _videos(find: Callable[..., list[FlowFiles]], root: Path, split: str) -> Videos:
+    found = tuple(find(root, split=split))
+    lengths = tuple(len(files.frames) for files in found)
+    return Videos(partial(_video, found), len(found), lengths)
+
+
+def _video(found: Sequence[FlowFiles], number: int) -> VideoRecord:
+    name, frames, flows = found[number]
+    shown = Lazy(partial(picture_file, frames), len(frames))
+    return VideoRecord(name, shown, None, Lazy(partial(_flow, flows), len(flows)))
+
+
+def _flow(files: Sequence[Path], t: int) -> np.ndarray:
+    """The flow of file t; NaN where it is not known."""
+    return read_flow(files[t])
 
 
 def _check(found: list[FlowFiles]) -> None:

@@ -35,6 +35,20 @@ SALIENT = World(
 )
 """Objects stand out, bright and warm before a muted world: a little training finds them."""
 
+WILD = World(
+    size=(0.2, 0.75),
+    speed=(0.003, 0.05),
+    articulated=0.6,
+    camera=0.035,
+    follow=0.55,
+    water=0.3,
+    shadow=0.4,
+    background=Looks(saturation=(0.0, 0.6), plain=0.45),
+    movers=Looks(plain=0.25),
+    still=Looks(plain=0.3),
+    noise=3.0,
+)
+"""As hand-held films of the real world: faster cameras and bodies, surfaces without texture."""
 
 SEEDS = {"train": 0, "val": 1, "test": 2}
 """The seed of each split's clips where none is given: no two splits share one."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import sources
 from data_pipelines.augment import Augmentation, squash, stretch
+from data_pipelines.video_records import ImageRecord, VideoRecord
 
 ATTEMPTS = 10
 """Records in a row that may be corrupt before a worker gives up."""
@@ -31,10 +31,10 @@ class Frames(NamedTuple):
         ends: [V] number of the frame after each video's last.
     """
 
-    videos: Sequence[sources.VideoRecord]
+    videos: Sequence[VideoRecord]
     ends: np.ndarray
 
-    def find(self, number: int) -> tuple[sources.VideoRecord, int, int]:
+    def find(self, number: int) -> tuple[VideoRecord, int, int]:
         """The video that frame `number` is of, which of its frames it is, and how many it has."""
         which = int(np.searchsorted(self.ends, number, side="right"))
         start, end = (int(self.ends[which - 1]) if which else 0), int(self.ends[which])
@@ -42,7 +42,7 @@ class Frames(NamedTuple):
             return self.videos[which], number - start, end - start
 
     @staticmethod
-    def read(video: sources.VideoRecord, time: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(video: VideoRecord, time: int) -> tuple[np.ndarray, np.ndarray]:
         """A frame's picture and mask, an empty one where the video has none."""
         with reading(f"{video.name}/{time:05d}"):
             picture = video.frames[time]
@@ -51,9 +51,7 @@ class Frames(NamedTuple):
             return _checked(picture, video.masks[time])
 
 
-def read_image(
-    images: Sequence[sources.ImageRecord], number: int
-) -> tuple[str, np.ndarray, np.ndarray]:
+def read_image(images: Sequence[ImageRecord], number: int) -> tuple[str, np.ndarray, np.ndarray]:
     """An image's name, picture and mask."""
     with reading(f"image {number:05d}"):
         image = images[number]
@@ -64,7 +62,7 @@ def read_image(
 class VideoPairs:
     """(number of a frame among all, rng) -> the record of it and another one of its video."""
 
-    videos: Sequence[sources.VideoRecord]
+    videos: Sequence[VideoRecord]
     ends: np.ndarray  # [V] number of the frame after each video's last
     size: tuple[int, int]
     augment: Augmentation
@@ -101,7 +99,7 @@ class VideoPairs:
 class ImageSamples:
     """(position in the stream, rng) -> the record of an image at random."""
 
-    images: Sequence[sources.ImageRecord]
+    images: Sequence[ImageRecord]
     size: tuple[int, int]
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, Any]:

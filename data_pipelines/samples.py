@@ -27,7 +27,9 @@ from absl import flags
 from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, ImageClips, VideoClips
+from data_pipelines.motion_clips import MotionClips, folder_of
 from data_pipelines.records import ImageSamples, VideoPairs, listed
+from data_pipelines.video_records import ImageRecord, VideoRecord
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ def training_batches(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    videos: Sequence[sources.VideoRecord] | None = None,
-    images: Sequence[sources.ImageRecord] | None = None,
+    videos: Sequence[VideoRecord] | None = None,
+    images: Sequence[ImageRecord] | None = None,
 ) -> "Batches":
     """The endless batches that this process trains on, B = batch / process_count records in each.
 
@@ -72,6 +74,12 @@ def training_batches(
                     flow                    [B, copies, H, W, 2] float32, zero
                     names                   [B] text
 
+        motion
+        video step  motion                  [B, T, H/2, W/2, 20] float16: each frame's motion
+                                            against the scene, see `data_pipelines.motion_clips`
+                    masks                   [B, T, H/2, W/2, 1] float32 in 0..1
+                    names                   [B] text
+
     Every frame of the data is a target (in a clip) once before any is again, in shuffled order. A
     pair's reference is any frame of the same video, drawn a second time if it is the target, then
     kept; which frames a clip has, `data_pipelines.clips.ORDERS` say. Saliency images are drawn at
@@ -85,7 +93,8 @@ def training_batches(
             if wanted, steps_per_epoch (0 or absent: all frames / batch, rounded up) and sample:
             "pair" (or absent), or "clip", with frames (T), order (a name of `clips.ORDERS`), gap
             (most frames between two that follow each other), copies (T of an image) and flow
-            ("" for none, "dis", or "video": what the videos have, exact or from files).
+            ("" for none, "dis", or "video": what the videos have, exact or from files), or
+            "motion", with frames, gap, and cache (the folder that motion is kept in).
         batch: Records per step over all processes.
         seed: Decides shuffling, references and augmentation.
         process_index: Which of the processes this one is ...
@@ -134,8 +143,8 @@ def training_batches(
 
 def _records(
     data: ml_collections.ConfigDict,
-    videos: Sequence[sources.VideoRecord],
-    images: Sequence[sources.ImageRecord] | None,
+    videos: Sequence[VideoRecord],
+    images: Sequence[ImageRecord] | None,
 ) -> tuple[Any, Any]:
     """What makes a record of a frame's number, and of an image."""
     ends, size, augment = np.cumsum(videos.lengths), tuple(data.size), AUGMENTATIONS[data.augment]
@@ -143,8 +152,11 @@ def _records(
     if sample == "pair":
         pairs = VideoPairs(videos, ends, size, augment, data.stretch)
         return pairs, ImageSamples(images, size)
+    if sample == "motion":
+        folder = folder_of(data.cache, data.videos, size)
+        return MotionClips(videos, ends, size, data.frames, data.gap, folder), None
     if sample != "clip":
-        raise ValueError(f"data.sample is {sample!r}; there are 'pair' and 'clip'.")
+        raise ValueError(f"data.sample is {sample!r}; there are 'pair', 'clip' and 'motion'.")
     if data.order not in ORDERS:
         raise ValueError(f"data.order is {data.order!r}. There are: {', '.join(ORDERS)}.")
     if data.flow not in ("", "dis", "video"):
@@ -160,7 +172,7 @@ def _records(
     return clips, ImageClips(images, size, augment, data.copies, data.flow)
 
 
-def _check_flow(data: ml_collections.ConfigDict, videos: Sequence[sources.VideoRecord]) -> None:
+def _check_flow(data: ml_collections.ConfigDict, videos: Sequence[VideoRecord]) -> None:
     """Refuses clips whose videos have no flow from each of their frames to the next."""
     shortest = min(videos.lengths)
     if data.order != "consecutive" or data.gap != 1 or shortest < data.frames:

@@ -12,6 +12,11 @@
                                         default, other options are the pictures' own
     FOLDER:flow=FLOWS                   with flow from files FLOWS/VIDEO/FRAME.flo, .npy or .png
     chairs:FOLDER, things:FOLDER        FlyingChairs, FlyingThings3D: frames with flow, no masks
+                                        (`data_pipelines.flow_sets`)
+    three_folders:FOLDER                RGB, GT and perhaps FLOW, as DPA and TMO are published with:
+                                        flow out of pictures (`data_pipelines.rgb_gt_flow`), none
+                                        where there is no FLOW; split= is a folder's name or its end
+    things                              prepared FlyingThings3D: flow, no masks
     fixations                           a prepared data set of videos with eye movements
                                         (`data_pipelines.fixations`)
 
@@ -25,66 +30,33 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from data_pipelines import pairs
+from data_pipelines import flow_sets, pairs, prepared, rgb_gt_flow
 from data_pipelines.clip_cache import cached_clip
-from data_pipelines.encoded import Lazy, decode_mask, decode_picture, mask_file, picture_file
-from data_pipelines.flow_sets import FlowFiles, list_chairs, list_things
-from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World, clip
+from data_pipelines.encoded import Lazy, mask_file, picture_file
+from data_pipelines.procedural import MOTION, SALIENT, SEEDS, WILD, World, clip
 from data_pipelines.specs import Options, options_of, parts_of
 from data_pipelines.synthesis import MovingStill, moving_still
+from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
 from jaxvos.davis_layout import SequenceFiles, list_sequences, some
 from jaxvos.flow.fields import flow_of_frame
 from jaxvos.flow.files import checked, read_flow
 
-WORLDS: Mapping[str, World] = {"procedural": MOTION, "procedural-salient": SALIENT}
+WORLDS: Mapping[str, World] = {
+    "procedural": MOTION,
+    "procedural-salient": SALIENT,
+    "procedural-wild": WILD,
+}
 STILLS = "stills:"
-FIXATIONS = "fixations"
-FLOW_SETS = {"chairs:": list_chairs, "things:": list_things}
-
-
-class VideoRecord(NamedTuple):
-    """A video to train on.
-
-    Attributes:
-        name: What it is called.
-        frames: T pictures [H, W, 3] uint8 RGB, decoded when indexed.
-        masks: T masks [H, W] uint8 as they are stored: object numbers, or 0 and 255; None where
-            there are fixations alone.
-        flow: T - 1 fields [H, W, 2] float32, where the source has them, exact or from files: where
-            what is seen at t has moved at t + 1, (x, y) pixels.
-        maps: T fixation maps [H, W] float32 in 0..1, where there are any.
-        points: T pictures [H, W] bool of the fixated pixels, where there are any.
-    """
-
-    name: str
-    frames: Sequence[np.ndarray]
-    masks: Sequence[np.ndarray] | None
-    flow: Sequence[np.ndarray] | None = None
-    maps: Sequence[np.ndarray] | None = None
-    points: Sequence[np.ndarray] | None = None
-
-
-class ImageRecord(NamedTuple):
-    """A picture [H, W, 3] uint8 RGB and its mask [H, W] uint8 as it is stored."""
-
-    name: str
-    picture: np.ndarray
-    mask: np.ndarray
-
-
-@dataclass(frozen=True)
-class Videos(Lazy[VideoRecord]):
-    """Videos, opened when indexed.
-
-    Attributes:
-        lengths: Frames of each, known without opening any.
-    """
-
-    lengths: tuple[int, ...] = ()
+FOLDERS: Mapping[str, Callable[..., Videos]] = {
+    "chairs:": flow_sets.chairs,
+    "things:": flow_sets.things,
+    "three_folders:": rgb_gt_flow.videos,
+}
+"""What stands before a folder that is not laid out like DAVIS -> (folder, split=) -> its videos."""
 
 
 def videos(spec: str, *, split: str = "train", data_dir: str | Path | None = None) -> Videos:
@@ -99,7 +71,7 @@ def videos(spec: str, *, split: str = "train", data_dir: str | Path | None = Non
     parts = [_videos(part, split, data_dir) for part in parts_of(spec)]
     if len(parts) == 1:
         return parts[0]
-    if any(options_of(part)[0] == FIXATIONS for part in parts_of(spec)):
+    if any(options_of(part)[0] == prepared.FIXATIONS for part in parts_of(spec)):
         raise ValueError(
             f"{spec!r} joins videos with eye movements and others: a batch is of one kind. Take "
             "one as data.videos, and masks from data.images."
@@ -122,15 +94,18 @@ def images(
 def _videos(spec: str, split: str, data_dir: str | Path | None) -> Videos:
     """The videos of a single source."""
     name, options = options_of(spec)
-    if name.startswith(tuple(FLOW_SETS)):
-        return _flow_set(name, options, split)
+    if name.startswith(tuple(FOLDERS)):
+        kind, _, folder = name.partition(":")
+        options.check(name, ("split",))
+        read = FOLDERS[f"{kind}:"]
+        return read(Path(folder).expanduser(), split=options.one("split", split))
     if name.startswith(STILLS):
         return _stills(name.removeprefix(STILLS), options, split, data_dir)
     if name in WORLDS:
         return _procedural_videos(name, options, split)
     if Path(name).expanduser().is_dir():
         return _folder_videos(name, options, split)
-    return _prepared_videos(name, options, split, data_dir)
+    return prepared.videos(_known(name, "videos"), options, split, data_dir)
 
 
 def _images(spec: str, split: str, data_dir: str | Path | None) -> Lazy[ImageRecord]:
@@ -145,7 +120,27 @@ def _images_of(
         return _procedural_images(name, options, split)
     if Path(name).expanduser().is_dir():
         return _folder_images(name, options, split)
-    return _prepared_images(name, options, split, data_dir)
+    return prepared.images(_known(name, "images"), options, split, data_dir)
+
+
+def _known(name: str, kind: str) -> str:
+    """The name of a data set that can be prepared and holds "videos" or "images"."""
+    from data_pipelines import builders  # TFDS takes its time to import
+
+    names = [known for known in builders.NAMES if builders.holds(known, kind)]
+    name = name.lower() if name.lower() in names else name
+    if name not in names:
+        close = difflib.get_close_matches(name, [*WORLDS, *names], 1)
+        close = [STILLS + name] if kind == "videos" and name in builders.NAMES else close
+        hint = f" Did you mean {close[0]}?" if close else ""
+        layout = "JPEGImages/ and Annotations/" if kind == "videos" else "images/ and masks/"
+        raise ValueError(
+            f"There are no {kind} called {name!r}.{hint} It may be a folder with {layout}, "
+            f"{' or '.join(WORLDS)} (:clips=64,frames=8,seed=0,height=256,width=448), "
+            f"{'stills: before anything that has pictures, ' if kind == 'videos' else ''}"
+            f"or a data set that `jaxvos prepare` has prepared: {', '.join(names)}."
+        )
+    return name
 
 
 def _folder_videos(folder: str, options: Options, split: str) -> Videos:
@@ -156,7 +151,7 @@ def _folder_videos(folder: str, options: Options, split: str) -> Videos:
         names=options.all("only") or None,
         year=options.one("year", "2016"),
     )
-    kept = _without([sequence.name for sequence in found], options.all("without"), folder)
+    kept = chosen([sequence.name for sequence in found], options, folder)
     sequences = tuple(found[number] for number in kept)
     bare = [
         str(frame)
@@ -261,27 +256,6 @@ def _procedural(name: str, options: Options, split: str, length: int) -> tuple[i
     return chosen["clips"], chosen["frames"], render
 
 
-def _flow_set(name: str, options: Options, split: str) -> Videos:
-    """Clips of a data set of optical flow."""
-    kind, _, folder = name.partition(":")
-    options.check(name, ("split",))
-    find = FLOW_SETS[f"{kind}:"]
-    found = tuple(find(Path(folder).expanduser(), split=options.one("split", split)))
-    lengths = tuple(len(files.frames) for files in found)
-    return Videos(partial(_flow_clip, found), len(found), lengths)
-
-
-def _flow_clip(found: Sequence[FlowFiles], number: int) -> VideoRecord:
-    name, frames, flows = found[number]
-    shown = Lazy(partial(picture_file, frames), len(frames))
-    return VideoRecord(name, shown, None, Lazy(partial(_known_flow, flows), len(flows)))
-
-
-def _known_flow(files: Sequence[Path], t: int) -> np.ndarray:
-    """The flow of file t; NaN where it is not known."""
-    return read_flow(files[t])
-
-
 def _stills(name: str, options: Options, split: str, data_dir: str | Path | None) -> Videos:
     """The videos made of the pictures `name`; all options but two are theirs."""
     ours = {key: values for key, values in options.given.items() if key in ("frames", "seed")}
@@ -322,135 +296,6 @@ class _Once:
 
 def _part(whole: _Once, key: str, t: int) -> np.ndarray:
     return getattr(whole(), key)[t]
-
-
-def _prepared_videos(
-    name: str, options: Options, split: str, data_dir: str | Path | None
-) -> Videos:
-    options.check(name, ("split", "only", "without"))
-    split = options.one("split", split)
-    if name == FIXATIONS:
-        return _fixation_videos(name, split, data_dir)
-    source, metadata = _prepared(name, split, data_dir, "videos")
-    names, lengths = zip(*metadata["videos"][split], strict=True)
-    starts = (0, *accumulate(lengths))
-    kept = _without(names, options.all("without"), name)
-    if options.all("only"):
-        kept = [k for k in kept if k in _positions(names, options.all("only"), name)]
-    spans = tuple((names[k], starts[k], lengths[k]) for k in kept)
-    return Videos(
-        partial(_prepared_video, source, spans), len(spans), tuple(length for *_, length in spans)
-    )
-
-
-def _fixation_videos(name: str, split: str, data_dir: str | Path | None) -> Videos:
-    """Videos with fixations; with masks if all of them have any."""
-    from data_pipelines.fixations import records  # TFDS takes its time to import
-
-    source, metadata = _prepared(name, split, data_dir, "videos")
-    found = records(source, metadata["videos"][split])
-    masked = all(record.masks is not None for record in found)
-    pointed = all(record.fixations is not None for record in found)
-    made = tuple(
-        VideoRecord(
-            record.name,
-            record.frames,
-            record.masks if masked else None,
-            maps=record.maps,
-            points=record.fixations if pointed else None,
-        )
-        for record in found
-    )
-    lengths = tuple(len(record.frames) for record in made)
-    return Videos(partial(_item, made), len(made), lengths)
-
-
-def _item(values: Sequence[Any], number: int) -> Any:
-    return values[number]
-
-
-def _prepared_video(
-    source: Sequence[Mapping[str, Any]], spans: Sequence[tuple[str, int, int]], number: int
-) -> VideoRecord:
-    name, start, length = spans[number]
-    return VideoRecord(
-        name,
-        Lazy(partial(_prepared_frame, source, "picture", decode_picture, name, start), length),
-        Lazy(partial(_prepared_frame, source, "mask", decode_mask, name, start), length),
-    )
-
-
-def _prepared_frame(
-    source: Sequence[Mapping[str, Any]],
-    key: str,
-    decode: Callable[[bytes, str], np.ndarray],
-    name: str,
-    start: int,
-    t: int,
-) -> np.ndarray:
-    record = source[start + t]
-    if bytes(record["video"]).decode() != name or record["frame"] != t:
-        raise ValueError(
-            f"Record {start + t} is frame {record['frame']} of {record['video']!r} and not frame "
-            f"{t} of {name!r}: the prepared data set is damaged. Prepare it anew."
-        )
-    return decode(bytes(record[key]), f"{key} {t} of {name}")
-
-
-def _prepared_images(
-    name: str, options: Options, split: str, data_dir: str | Path | None
-) -> Lazy[ImageRecord]:
-    options.check(name, ("split",))
-    source, _ = _prepared(name, options.one("split", split), data_dir, "images")
-    return Lazy(partial(_prepared_image, source), len(source))
-
-
-def _prepared_image(source: Sequence[Mapping[str, Any]], number: int) -> ImageRecord:
-    record = source[number]
-    name = bytes(record["name"]).decode()
-    return ImageRecord(
-        name,
-        decode_picture(bytes(record["picture"]), f"picture {name}"),
-        decode_mask(bytes(record["mask"]), f"mask {name}"),
-    )
-
-
-def _prepared(
-    name: str, split: str, data_dir: str | Path | None, kind: str
-) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
-    """The records of a prepared data set's split, and what its builder noted about all of them."""
-    from data_pipelines import builders  # TFDS takes its time to import
-
-    prepared = [known for known in builders.NAMES if builders.holds(known, kind)]
-    name = name.lower() if name.lower() in prepared else name
-    if name not in prepared:
-        close = difflib.get_close_matches(name, [*WORLDS, *prepared], 1)
-        close = [STILLS + name] if kind == "videos" and name in builders.NAMES else close
-        hint = f" Did you mean {close[0]}?" if close else ""
-        layout = "JPEGImages/ and Annotations/" if kind == "videos" else "images/ and masks/"
-        raise ValueError(
-            f"There are no {kind} called {name!r}.{hint} It may be a folder with {layout}, "
-            f"{' or '.join(WORLDS)} (:clips=64,frames=8,seed=0,height=256,width=448), "
-            f"{'stills: before anything that has pictures, ' if kind == 'videos' else ''}"
-            f"or a data set that `jaxvos prepare` has prepared: {', '.join(prepared)}."
-        )
-    return builders.prepared(name, split, data_dir)
-
-
-def _without(names: Sequence[str], left_out: Sequence[str], where: str) -> list[int]:
-    """The positions of the names that are not left out."""
-    gone = _positions(names, left_out, where)
-    kept = [number for number in range(len(names)) if number not in gone]
-    if not kept:
-        raise ValueError(f"Nothing of {where} is left: all {len(names)} videos are left out.")
-    return kept
-
-
-def _positions(names: Sequence[str], wanted: Sequence[str], where: str) -> set[int]:
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise ValueError(f"{where} has no video called {some(unknown)}. It has: {some(names, 20)}.")
-    return {number for number, name in enumerate(names) if name in wanted}
 
 
 def _ends(parts: Sequence[Sequence[Any]]) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import sources
 from data_pipelines.augment import Augmentation, squash
 from data_pipelines.records import read_image, replacing_corrupt
 from data_pipelines.synthesis import moving_still
+from data_pipelines.video_records import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StillClips:
     The image is augmented and squashed before it moves, so that the flow needs no resizing.
     """
 
-    images: Sequence[sources.ImageRecord]
+    images: Sequence[ImageRecord]
     size: tuple[int, int]
     augment: Augmentation
     frames: int = 2

@@ -9,13 +9,17 @@ import numpy as np
 
 Shape = tuple[int, int]
 
+FAINT = (0.04, 0.3)
+"""What the contrast of a plain palette is multiplied by."""
+
 
 class Looks(NamedTuple):
-    """The range of colours that palettes are drawn from."""
+    """The range of colours that palettes are drawn from, and how often they are nearly one."""
 
     hue: tuple[float, float] = (0.0, 360.0)  # degrees; may go below 0
     saturation: tuple[float, float] = (0.05, 0.8)
     value: tuple[float, float] = (0.1, 0.95)
+    plain: float = 0.0  # how many are nearly of one tone, as road, sand and sky are
 
 
 def palette(rng: np.random.Generator, looks: Looks) -> np.ndarray:
@@ -32,7 +36,10 @@ def palette(rng: np.random.Generator, looks: Looks) -> np.ndarray:
     )[0]
     stops = np.linspace(0, 255, count)
     ramp = [np.interp(np.arange(256), stops, colors[:, channel]) for channel in range(3)]
-    return np.rint(np.stack(ramp, axis=-1) * 255).astype(np.uint8)
+    ramp = np.stack(ramp, axis=-1)
+    if looks.plain and rng.random() < looks.plain:
+        ramp = ramp.mean(axis=0) + (ramp - ramp.mean(axis=0)) * rng.uniform(*FAINT)
+    return np.rint(ramp * 255).astype(np.uint8)
 
 
 def texture(rng: np.random.Generator, shape: Shape, colors: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@
     CATEGORY/data/VIDEO/shots/SHOT/{images,labels}    YouTube-Objects' masks (labels are JPEG)
     SEQUENCE/Imgs, SEQUENCE/GT_object_level           DAVSOD
     SEQUENCE/Imgs, SEQUENCE/ground-truth              ViSal, SegTrack-v2, FBMS in the VSOD packs
+    SEQUENCE/RGB, SEQUENCE/GT                         what DPA and TMO were published with
 
 A mask belongs to the frame of its name, whatever its ending and with or without "_gt"; frames
 without a mask are frames that nobody annotated. Nothing is decoded to list a data set.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from jaxvos.davis_layout import PICTURES, SequenceFiles, pictures, some
 
-FRAME_FOLDERS = ("Imgs", "images", "Frame", "Frames")
+FRAME_FOLDERS = ("Imgs", "images", "Frame", "Frames", "RGB")
 MASK_FOLDERS = ("GT_object_level", "GroundTruth", "ground-truth", "labels", "GT")
 MASKS = (".ppm", ".png", ".pgm", ".jpg", ".bmp")
 """Endings of masks, the most trustworthy first: FBMS-59's grey .pgm beside a colour .ppm of the

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import builders, davis, pairs, sources
+from data_pipelines import builders, davis, encoded, pairs, sources
 from data_pipelines.procedural import SALIENT, clip
 from data_pipelines.procedural_builder import (
     FLOW_STEP,
@@ -149,9 +149,9 @@ def test_a_damaged_data_set_is_noticed_when_it_is_read(download, small_davis, tm
     records, metadata = builders.prepared("davis/2017", "train", tmp_path / "tfds")
     assert metadata["videos"]["train"] == [["bear", 3], ["swan", 2]]
     shuffled = [records[number] for number in (1, 0, 2, 3, 4)]
-    video = sources._prepared_video(shuffled, [("bear", 0, 3)], 0)
+    frames = encoded.column(shuffled, "bear", 0, 3, "picture", encoded.decode_picture)
     with pytest.raises(ValueError, match=r"is frame 1 of b?'bear' and not frame 0 of 'bear'"):
-        video.frames[0]
+        frames[0]
 
 
 @pytest.mark.parametrize(

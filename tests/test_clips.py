@@ -8,7 +8,7 @@ import pytest
 from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, VideoClips, anchored, consecutive, flow_of, random
-from data_pipelines.sources import VideoRecord
+from data_pipelines.video_records import VideoRecord
 from jaxvos.flow.dis import dis
 from jaxvos.flow.warp import warp
 from tests.made_up_data import first, made_up_videos, names
@@ -180,7 +180,7 @@ def test_eye_movements_come_with_the_frames_and_masks_only_if_there_are_any():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sample": "film"}, "data.sample is 'film'; there are 'pair' and 'clip'"),
+        ({"sample": "film"}, "data.sample is 'film'; there are 'pair', 'clip' and 'motion'"),
         ({"order": "backwards"}, f"There are: {', '.join(ORDERS)}"),
         ({"frames": 0}, "data.frames is 0"),
         ({"gap": 0}, "data.gap is 0"),

@@ -7,8 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipelines import fixations
-from data_pipelines.fixations import FixationRecord, Fixations
+from data_pipelines import fixations, sources
+from data_pipelines.fixations import Fixations
+from data_pipelines.video_records import VideoRecord
 
 SIZE = (12, 16)
 
@@ -24,7 +25,8 @@ def made_up(kind: str, seed: int) -> np.ndarray:
         return rng.integers(0, 256, (*SIZE, 3), np.uint8)
     if kind == "FixationMaps":
         return rng.integers(0, 256, SIZE, np.uint8)
-    return (rng.uniform(size=SIZE) > 0.9).astype(np.uint8) * 255
+    rare = 0.9 if kind == "Fixations" else 0.5
+    return (rng.uniform(size=SIZE) > rare).astype(np.uint8) * 255
 
 
 def sequence(root: Path, name: str, count: int, kinds=("FixationMaps", "Fixations", "Annotations")):
@@ -50,7 +52,7 @@ def prepare(root: Path) -> Fixations:
     return builder
 
 
-def read(builder: Fixations, split: str = "train") -> list[FixationRecord]:
+def read(builder: Fixations, split: str = "train") -> list[VideoRecord]:
     videos = builder.info.metadata["videos"][split]
     return fixations.records(builder.as_data_source(split), videos)
 
@@ -64,10 +66,10 @@ def test_what_is_prepared_reads_as_the_files_do(root):
         assert bear.frames[t].shape == (*SIZE, 3) and bear.frames[t].dtype == np.uint8
         assert bear.maps[t].dtype == np.float32
         np.testing.assert_array_equal(bear.maps[t], grey.astype(np.float32) / 255)
-        np.testing.assert_array_equal(bear.fixations[t], made_up("Fixations", t + 4) > 0)
-        assert bear.fixations[t].dtype == bool
+        np.testing.assert_array_equal(bear.points[t], made_up("Fixations", t + 4) > 0)
+        assert bear.points[t].dtype == bool
         np.testing.assert_array_equal(bear.masks[t], made_up("Annotations", t + 4))
-    assert swan.fixations is None and swan.masks is None
+    assert swan.points is None and swan.masks is None
     np.testing.assert_array_equal(swan.maps[1], made_up("FixationMaps", 5) / np.float32(255))
 
 
@@ -151,3 +153,15 @@ def test_no_fixation_is_lost_when_the_picture_shrinks():
     np.testing.assert_array_equal(fixations.points_at(points, (12, 16)), points)
     assert fixations.points_at(points, (24, 32)).sum() == 3
     assert not fixations.points_at(np.zeros((3, 4), bool), (2, 2)).any()
+
+
+def test_training_chooses_among_them_by_name(root):
+    prepare(root)
+    found = sources.videos("fixations", data_dir=root.parent / "tfds")
+    assert found.lengths == (3, 2) and found[0].points is None and found[0].masks is None
+    bear = sources.videos("fixations:without=swan", data_dir=root.parent / "tfds")
+    assert bear.lengths == (3,) and bear[0].name == "bear"
+    np.testing.assert_array_equal(bear[0].masks[2], made_up("Annotations", 6))
+    np.testing.assert_array_equal(bear[0].points[1], made_up("Fixations", 5) > 0)
+    (swan,) = sources.videos("fixations:only=swan", data_dir=root.parent / "tfds")
+    np.testing.assert_array_equal(swan.maps[1], made_up("FixationMaps", 5) / np.float32(255))

@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipelines import clip_cache, encoded, sources
 from data_pipelines.procedural import MOTION, SALIENT, clip
 from data_pipelines.synthesis import moving_still
+from data_pipelines.video_records import VideoRecord
 
 COLORS = [0, 0, 0, 200, 30, 60, 10, 250, 90]
 
@@ -64,7 +65,7 @@ def saliency(root: Path, pictures: str, masks: str, count: int) -> None:
         save_picture(root / masks / f"p{n}.png", mask)
 
 
-def same(a: sources.VideoRecord, b: sources.VideoRecord) -> bool:
+def same(a: VideoRecord, b: VideoRecord) -> bool:
     return a.name == b.name and all(
         np.array_equal(x, y)
         for one, two in ((a.frames, b.frames), (a.masks, b.masks))
@@ -72,7 +73,7 @@ def same(a: sources.VideoRecord, b: sources.VideoRecord) -> bool:
     )
 
 
-def flow_of(video: sources.VideoRecord) -> np.ndarray:
+def flow_of(video: VideoRecord) -> np.ndarray:
     return np.stack(list(video.flow))
 
 

@@ -34,6 +34,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data_pipelines import samples, sources
+from data_pipelines.video_records import VideoRecord
 from jaxvos import optim, recipe
 from jaxvos.flow.fields import with_flow
 from jaxvos.metrics.davis import region_similarity
@@ -81,7 +82,7 @@ class Job(NamedTuple):
     mesh: Mesh
     program: Program
     batches: samples.Batches
-    held_out: Sequence[sources.VideoRecord]
+    held_out: Sequence[VideoRecord]
     run: RunDir
     steps: int
 
@@ -299,7 +300,7 @@ def mean_j(
     system: System,
     model: nn.Module,
     variables: Variables,
-    videos: Sequence[sources.VideoRecord],
+    videos: Sequence[VideoRecord],
     config: ConfigDict,
 ) -> float:
     """Mean J of videos by the recipe's inference protocol, at threshold 0.5.

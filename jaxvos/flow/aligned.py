@@ -1,0 +1,134 @@
+"""Flow of what moves against the scene: a neighbour is laid over the frame before flow is sought.
+
+A homography of the whole picture is fitted to coarse flow (RANSAC), the neighbour is warped by it,
+and DIS then looks for what is left, down to single pixels. Hand-held and panning cameras so cost
+the search nothing of its reach.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+TOLERANCE = 2.0
+"""Pixels of the working size by which a place may be off the homography and still count for it."""
+SPACING = 6
+"""Pixels of half the working size between the places that the homography is fitted to."""
+LEAST = 12
+"""Places that a homography must explain; else the picture counts as at rest."""
+
+
+class Aligned(NamedTuple):
+    """Motion between a frame and a neighbour, in pixels of the working size (H, W).
+
+    Attributes:
+        residual: [H/2, W/2, 2] float32: what is left after the homography.
+        homography: [3, 3] float64: pixel p + residual of the frame is at H (p + residual) in the
+            neighbour.
+    """
+
+    residual: np.ndarray
+    homography: np.ndarray
+
+
+def aligned(frame: np.ndarray, neighbour: np.ndarray) -> Aligned:
+    """The motion between two grey pictures [H, W] uint8, H and W even.
+
+    The residual is computed at their size and averaged over 2 x 2 pixels.
+    """
+    if frame.shape != neighbour.shape or frame.ndim != 2 or any(n % 2 for n in frame.shape):
+        raise ValueError(
+            "Motion is between grey pictures [H, W] of one size with even sides, not "
+            f"{frame.shape} and {neighbour.shape}."
+        )
+    size = frame.shape[::-1]
+    homography = _global_motion(frame, neighbour)
+    laid = cv2.warpPerspective(
+        neighbour,
+        homography,
+        size,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    residual = _search(0).calc(frame, laid, None)
+    half = size[0] // 2, size[1] // 2
+    return Aligned(cv2.resize(residual, half, interpolation=cv2.INTER_AREA), homography)
+
+
+def whole(motion: Aligned) -> np.ndarray:
+    """The whole flow [H/2, W/2, 2], camera's and own, in pixels of the working size."""
+    places = _places(motion.residual.shape[:2])
+    moved = places + motion.residual
+    seen = cv2.perspectiveTransform(moved.reshape(1, -1, 2), motion.homography)
+    return seen.reshape(places.shape) - places
+
+
+def _global_motion(frame: np.ndarray, neighbour: np.ndarray) -> np.ndarray:
+    """The homography [3, 3] from the frame to its neighbour that most of the picture follows."""
+    half = frame.shape[1] // 2, frame.shape[0] // 2
+    small = [cv2.resize(each, half, interpolation=cv2.INTER_AREA) for each in (frame, neighbour)]
+    flow = _search(1).calc(*small, None)
+    offset = SPACING // 2
+    places = _places(flow.shape[:2])[offset::SPACING, offset::SPACING].reshape(-1, 2)
+    seen = places + 2 * flow[offset::SPACING, offset::SPACING].reshape(-1, 2)
+    found, inside = cv2.findHomography(places, seen, cv2.RANSAC, TOLERANCE)
+    if found is None or inside.sum() < LEAST or not _tame(found, frame.shape):
+        return np.eye(3)
+    return found
+
+
+def _tame(homography: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the frame's corners keep their order and nearly their place: no fold, no flight."""
+    height, width = size
+    corners = np.float64([[0, 0], [width, 0], [width, height], [0, height]])
+    seen = cv2.perspectiveTransform(corners[None], homography)[0]
+    return bool(np.isfinite(seen).all() and np.abs(seen - corners).max() < max(size) / 2)
+
+
+def _places(size: tuple[int, int]) -> np.ndarray:
+    """Centres [h, w, 2] float32 (x, y) of 2 x 2 pixels of the working size."""
+    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    return np.stack([2 * columns + 0.5, 2 * rows + 0.5], axis=-1)
+
+
+def _search(finest_scale: int) -> cv2.DISOpticalFlow:
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search.setFinestScale(finest_scale)
+    return search
+
+
+CHANNELS = 5
+STEPS = (-1, 1, -2, 2)
+"""Which neighbours of a frame are looked at."""
+LEAST_MOTION = 0.15
+"""Pixels that motion is measured in where there is hardly any: noise is not to look like motion."""
+
+
+def neighbour(t: int, step: int, length: int) -> int:
+    """The frame that stands in for t + step: itself, else the one as far on the other side.
+
+    Where there is neither, the nearest end of the video; t in a video of one frame.
+    """
+    for other in (t + step, t - step):
+        if 0 <= other < length:
+            return other
+    return t + 1 if t + 1 < length else max(t - 1, 0)
+
+
+def channels(motion: Aligned) -> np.ndarray:
+    """[H/2, W/2, 5] float32 without a scale: what a network is shown of a motion.
+
+    The residual over its root mean square, x and y, cut off at 4; the logarithm of 1 + its length
+    over the median length; the whole flow less its median over its own root mean square, x and y.
+    """
+    residual, flow = motion.residual, whole(motion)
+    length = np.linalg.norm(residual, axis=-1, keepdims=True)
+    own = np.clip(residual / _spread(residual), -4, 4)
+    far = np.log1p(length / max(float(np.median(length[::2, ::2])), LEAST_MOTION))
+    relative = flow - np.median(flow[::2, ::2], axis=(0, 1))
+    relative = np.clip(relative / _spread(relative), -4, 4)
+    return np.concatenate([own, far, relative], axis=-1).astype(np.float32)
+
+
+def _spread(flow: np.ndarray) -> float:
+    return max(float(np.sqrt((flow**2).sum(axis=-1).mean())), LEAST_MOTION)
