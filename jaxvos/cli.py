@@ -31,7 +31,7 @@ Changes = Annotated[
 ]
 Flow = Annotated[
     str | None,
-    typer.Option(help="Optical flow: dis, raft:WEIGHTS, or a folder of FRAME.flo, .npy, .png."),
+    typer.Option(help="Optical flow: dis, raft:WEIGHTS, flownet2_c:WEIGHTS, or a folder of files."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -114,7 +114,9 @@ def segment(
 def flow(
     source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
     out: Annotated[Path, typer.Option(help="Folder for FRAME.flo and flow.json.")],
-    method: Annotated[str, typer.Option(help="How: dis, or raft:WEIGHTS.")] = "dis",
+    method: Annotated[
+        str, typer.Option(help="How: dis, raft:WEIGHTS or flownet2_c:WEIGHTS.")
+    ] = "dis",
     gap: Annotated[int, typer.Option(help="Frames from one to the other.")] = 1,
     backward: Annotated[
         bool, typer.Option("--backward", help="To the frame before, not after.")
@@ -269,6 +271,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe, or go on with a run that was stopped."""
+    from jaxvos.flow.fields import LEARNED
     from jaxvos.recipe import read_recipe
 
     config = read_recipe(recipe, changes or ())
@@ -281,8 +284,8 @@ def train(
     print(f"{summary['step']} of {summary['steps']} steps {ended} in {summary['seconds']} s.{j}")
     if summary["weights"]:
         use = f"segment VIDEO --weights {summary['weights']} --out masks"
-        if config.system == "raft":
-            use = f"flow VIDEO --method raft:{summary['weights']} --out flow"
+        if config.system in LEARNED:
+            use = f"flow VIDEO --method {config.system}:{summary['weights']} --out flow"
         print(f"Next: jaxvos {use}")
 
 

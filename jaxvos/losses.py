@@ -28,3 +28,15 @@ def cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 def l1(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean absolute difference of probability and mask."""
     return jnp.abs(jax.nn.sigmoid(logits) - mask).mean()
+
+
+def soft_iou(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
+    """1 - the overlap of the least over that of the greatest of both, the mean over the answers.
+
+    Args:
+        probabilities: [B, H, W, K], K answers in 0..1.
+        mask: [B, H, W, 1] in 0..1. Where it and an answer are empty, they agree.
+    """
+    shared = jnp.minimum(probabilities, mask).sum(axis=(1, 2))
+    either = jnp.maximum(probabilities, mask).sum(axis=(1, 2))
+    return 1 - jnp.where(either > 0, shared / jnp.where(either > 0, either, 1), 1).mean()

@@ -44,6 +44,8 @@ class System(NamedTuple):
         reads: What it needs of a video beside the frames: "flow", "first_mask".
         shapes: model -> the shape of each of its inputs, for variables to be made with, where they
             are not single pictures.
+        started_from: (variables of an earlier stage's network, this one's) -> this one's, begun
+            with the other's, where a recipe's stages train networks that differ.
     """
 
     title: str
@@ -56,6 +58,7 @@ class System(NamedTuple):
     facts: Facts
     reads: tuple[str, ...] = ()
     shapes: Callable[[nn.Module], Mapping[str, tuple[int, ...]]] | None = None
+    started_from: Callable[[Variables, Variables], Variables] | None = None
 
 
 def initialise(system: System, model: nn.Module, seed: int) -> Variables:

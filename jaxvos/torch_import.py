@@ -49,7 +49,7 @@ TORCHVISION_VGG16: Names = tuple(
 )
 """torchvision's VGG-16 -> layers named as Keras has them; for `fill`."""
 
-_WRAPPERS = ("model", "state_dict", "net", "network")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network")
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 _MAX_INFLATION = 20  # times the file's own size, as in torch_pickle
 _STATISTICS = {"running_mean": "mean", "running_var": "var", "mean": "mean", "var": "var"}

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.sources import VideoRecord
-from jaxvos.flow.fields import with_flow
+from data_pipelines.video_records import VideoRecord
+from jaxvos.flow.fields import LEARNED, with_flow
 from jaxvos.programs import train as trainer
 from jaxvos.programs.watch import NonFiniteLossError, Watch
 from jaxvos.recipe import model_options, read_recipe
@@ -218,8 +218,8 @@ def test_the_smoke_mode_of_every_recipe_leaves_weights_that_segment_a_video(path
     assert loaded.metadata["J"] == measured
     assert (loaded.name, loaded.metadata["step"]) == (config.system, "2")
     frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
-    if config.system == "raft":  # what others see motion by
-        flow = with_flow(Video(frames), f"raft:{tmp_path}").flow
+    if config.system in LEARNED:  # what others see motion by
+        flow = with_flow(Video(frames), f"{config.system}:{tmp_path}").flow
         assert [field.shape for field in flow] == [(40, 60, 2)] * 2
         return
     video = with_flow(Video(frames), "dis") if "flow" in loaded.system.reads else Video(frames)

@@ -28,7 +28,9 @@ WHEEL = _wheel()
 """[55, 3]: red to yellow, green, cyan, blue, magenta and back, 0 to 255."""
 
 
-def picture(flow: np.ndarray, *, longest: float | None = None, bgr: bool = False) -> np.ndarray:
+def picture(
+    flow: np.ndarray, *, longest: float | None = None, bgr: bool = False, eps: float = 1e-5
+) -> np.ndarray:
     """Flow as [H, W, 3] uint8: white where nothing moves, full colour where it is fastest.
 
     Args:
@@ -36,20 +38,22 @@ def picture(flow: np.ndarray, *, longest: float | None = None, bgr: bool = False
         longest: The length that has the full colour; what is longer is darker. None is the longest
             of this flow, as published: then the colours of two frames cannot be compared.
         bgr: Blue first, as OpenCV has pictures.
+        eps: Pixels that this flow's longest is taken to be longer by.
     """
     if flow.ndim != 3 or flow.shape[2] != 2 or not np.isfinite(flow).all():
         raise ValueError(f"A picture is of finite flow [H, W, 2], not {flow.shape} with NaN or so.")
     flow = flow.astype(np.float64)
+    darkens = longest is not None
     if longest is None:
-        longest = np.sqrt((flow**2).sum(axis=-1)).max() + 1e-5
+        longest = np.sqrt((flow**2).sum(axis=-1)).max() + eps
     elif not longest > 0:
         raise ValueError(f"The length of the full colour is above 0 pixels, not {longest}.")
-    colours = _colours(flow / longest)
+    colours = _colours(flow / longest, darkens)
     return colours[..., ::-1].copy() if bgr else colours
 
 
-def _colours(flow: np.ndarray) -> np.ndarray:
-    """[H, W, 3] uint8 of flow [H, W, 2] in units of the longest."""
+def _colours(flow: np.ndarray, darkens: bool) -> np.ndarray:
+    """[H, W, 3] uint8 of flow [H, W, 2] in units of the longest, beyond which it may get darker."""
     length = np.sqrt((flow**2).sum(axis=-1))
     place = (np.arctan2(-flow[..., 1], -flow[..., 0]) / np.pi + 1) / 2 * (len(WHEEL) - 1)
     before = np.floor(place).astype(int)
@@ -58,6 +62,7 @@ def _colours(flow: np.ndarray) -> np.ndarray:
     # Levels are cut, not rounded, so the published order of operations decides some of them.
     shares = WHEEL / 255
     colour = (1 - part) * shares[before] + part * shares[after]
-    length = length[..., None]
+    # By rounding the longest itself may be a little longer than 1.
+    length = length[..., None] if darkens else np.minimum(length[..., None], 1)
     colour = np.where(length <= 1, 1 - length * (1 - colour), 0.75 * colour)
     return np.floor(255 * colour).astype(np.uint8)

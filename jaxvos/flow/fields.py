@@ -57,9 +57,9 @@ def with_flow(video: Video, source: str | Path) -> Video:
 
     Args:
         video: Its frames.
-        source: "dis", which needs no weights; "raft:WEIGHTS"; or a folder of flow files FRAME.flo,
-            .npy or (KITTI's) .png, each from that frame to the next; the last frame's may be
-            missing.
+        source: "dis", which needs no weights; "raft:WEIGHTS" or "flownet2_c:WEIGHTS"; or a folder
+            of flow files FRAME.flo, .npy or (KITTI's) .png, each from that frame to the next; the
+            last frame's may be missing.
     """
     if Path(source).is_dir():
         return video._replace(flow=Fields(video.frames, _reader(video, Path(source))))
@@ -67,21 +67,25 @@ def with_flow(video: Video, source: str | Path) -> Video:
 
 
 def estimator(method: str) -> Estimator:
-    """The estimator of that name: "dis", or "raft:WEIGHTS"."""
+    """The estimator of that name: "dis", "raft:WEIGHTS" or "flownet2_c:WEIGHTS"."""
     name, _, weights = method.partition(":")
+    if name in LEARNED and not weights:
+        raise ValueError(
+            f"{LEARNED[name]} needs weights: {name}:WEIGHTS, a file that `jaxvos convert {name}` "
+            f"has made or the folder of a training run (configs/{name}.py)."
+        )
     if name == "raft":
-        if not weights:
-            raise ValueError(
-                "RAFT needs weights: raft:WEIGHTS, a file that `jaxvos convert raft` has made or "
-                "the folder of a training run (configs/raft.py)."
-            )
         from jaxvos.flow.raft_video import read
 
         return read(weights)
+    if name == "flownet2_c":
+        from jaxvos.flow.flownet import read as read_flownet
+
+        return read_flownet(weights)
     if method not in ESTIMATORS:
+        known = ", ".join((*ESTIMATORS, *(f"{name}:WEIGHTS" for name in LEARNED)))
         raise ValueError(
-            f"There is no flow {method!r}: it is neither a folder nor a method. There are: "
-            f"{', '.join(ESTIMATORS)}, raft:WEIGHTS."
+            f"There is no flow {method!r}: it is neither a folder nor a method. There are: {known}."
         )
     return ESTIMATORS[method]
 
@@ -91,6 +95,7 @@ def _dis(frames: Sequence[np.ndarray], t: int, u: int) -> np.ndarray:
 
 
 ESTIMATORS: dict[str, Estimator] = {"dis": _dis}
+LEARNED = {"raft": "RAFT", "flownet2_c": "FlowNet2-C"}
 
 
 def _reader(video: Video, folder: Path) -> Callable[[int, int], np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxvos.flow.colour import WHEEL
 
 
-def wheel_picture(flow: jax.Array, *, longest: float | None = None) -> jax.Array:
+def wheel_picture(flow: jax.Array, *, longest: float | None = None, eps: float = 1e-5) -> jax.Array:
     """The colour wheel's pictures [..., H, W, 3], whole numbers 0 to 255 in float32, RGB.
 
     As `jaxvos.flow.colour.picture` draws them, but for float32: levels are cut, not rounded, so one
@@ -17,14 +17,17 @@ def wheel_picture(flow: jax.Array, *, longest: float | None = None) -> jax.Array
         flow: [..., H, W, 2] in pixels (x, y).
         longest: The length that has the full colour; what is longer is darker. None is the longest
             of each picture, as published: then the colours of two cannot be compared.
+        eps: Pixels that a picture's longest is taken to be longer by.
     """
     flow = flow.astype(jnp.float32)
     if longest is None:
         unit = jnp.sqrt((flow**2).sum(axis=-1, keepdims=True)).max(axis=(-3, -2), keepdims=True)
-        flow = flow / (unit + 1e-5)
+        flow = flow / (unit + eps)
     else:
         flow = flow / longest
-    length = jnp.sqrt((flow**2).sum(axis=-1, keepdims=True))
+    size = jnp.sqrt((flow**2).sum(axis=-1, keepdims=True))
+    # By rounding the longest itself may be a little longer than 1.
+    length = jnp.minimum(size, 1) if longest is None else size
     place = (jnp.arctan2(-flow[..., 1], -flow[..., 0]) / np.pi + 1) / 2 * (len(WHEEL) - 1)
     before = jnp.clip(jnp.floor(place), 0, len(WHEEL) - 1).astype(int)
     part = (place - before)[..., None]

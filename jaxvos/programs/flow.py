@@ -45,7 +45,7 @@ def flow(
         source: What `open_video` takes, or a `Video`.
         out: The folder; flow of another method, gap, direction or form in it is an error unless
             `overwrite`.
-        method: "dis" or "raft:WEIGHTS".
+        method: "dis", "raft:WEIGHTS" or "flownet2_c:WEIGHTS".
         gap: Frames from one to the other.
         backward: Whether flow leads back in time.
         form: "flo", "npy", "png" (KITTI's) or "wheel": pictures in the colours of the wheel.

@@ -22,13 +22,17 @@ from jaxvos.systems import (
     ags,
     cosnet,
     dfnet,
+    dpa,
     f2net,
     fgrne,
+    flownet2_c,
+    fusionseg,
     lvo,
     matnet,
     mpnet,
     pdb_convlstm,
     raft,
+    segflow,
     tmo,
     vsod_fcn,
 )
@@ -39,13 +43,17 @@ SYSTEMS: dict[str, System] = {
     "ags": ags.SYSTEM,
     "cosnet": cosnet.SYSTEM,
     "dfnet": dfnet.SYSTEM,
+    "dpa": dpa.SYSTEM,
     "f2net": f2net.SYSTEM,
     "fgrne": fgrne.SYSTEM,
+    "flownet2_c": flownet2_c.SYSTEM,
+    "fusionseg": fusionseg.SYSTEM,
     "lvo": lvo.SYSTEM,
     "matnet": matnet.SYSTEM,
     "mpnet": mpnet.SYSTEM,
     "pdb_convlstm": pdb_convlstm.SYSTEM,
     "raft": raft.SYSTEM,
+    "segflow": segflow.SYSTEM,
     "tmo": tmo.SYSTEM,
     "vsod_fcn": vsod_fcn.SYSTEM,
 }
@@ -131,6 +139,8 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
             raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of {name!r}.")
         sizes = {leaf.shape for key, leaf in _flat(variables).items() if is_peephole(key)}
         ours = fit_peepholes(ours, *sizes) if len(sizes) == 1 else ours
+        if system.started_from and _flat(ours).keys() != _flat(variables).keys():
+            ours = system.started_from(ours, variables)
         _check_same_shapes(path, ours, variables)
         return ours
     tensors = torch_import.read(path)
