@@ -14,6 +14,7 @@ from jaxvos.programs.bench.measure import Extent, alone, environment, peak_memor
 from jaxvos.programs.bench.objects import touching
 from jaxvos.programs.bench.results import _multiply
 from jaxvos.programs.bench.suite import BENCHMARKS, bench, markdown, training
+from jaxvos.programs.bench.windows import RELEASED, _schedules
 from jaxvos.programs.evaluate import evaluate_predictions
 
 CACHE = Path(__file__).parents[1] / ".cache" / "xla"
@@ -227,3 +228,8 @@ def test_clips_are_multiplied_into_a_data_set_that_can_be_scored(tmp_path):
     summary = evaluate_predictions(tmp_path, tmp_path / "predictions", workers=1, progress=False)
     assert summary["sequences"] == 2 * 3 and summary["frames"] == 2 * 3 * (5 - 2)
     assert 0.1 < summary["J"]["mean"] < 1  # the next frame's mask is not this one's
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_whole_window_says_what_the_segmenter_does(name):
+    assert _schedules(name, True)["apart"] < 1e-5

@@ -117,7 +117,7 @@ def segmenting(extent: Extent) -> list[Measurement]:
         speeds = alone(_writing, folder, 1 if extent.quick else 3)
         film, peaks = Path(folder) / "film.mp4", []
         for length in lengths:
-            _write_film(film, length)
+            write_film(film, length)
             peaks.append(alone(_peak, str(film)))
     short, long = (f"film of {length} frames" for length in lengths)
     growth = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
@@ -223,7 +223,7 @@ def _writing(folder: str, repeats: int) -> list[float]:
     return [len(masks) / value for value in seconds(once, repeats)]
 
 
-def _write_film(path: Path, frames: int) -> None:
+def write_film(path: Path, frames: int) -> None:
     """Writes a film of a made-up clip, there and back again until it has `frames` frames."""
     some = clip(0, frames=8, size=(144, 192)).frames
     write_video(path, islice(cycle([*some, *some[::-1]]), frames), rate=25)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxvos import __version__
-from jaxvos.programs.bench import data, motion, network, objects, training
+from jaxvos.programs.bench import data, motion, network, objects, training, windows
 from jaxvos.programs.bench import results as outputs
 from jaxvos.programs.bench.measure import Extent, Measurement, alone
 from jaxvos.programs.runlog import write_whole
@@ -34,6 +34,8 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "compile": training.compile_time,
     "protocol": network.protocol,
     "graphs": network.graphs,
+    "windows": windows.windows,
+    "memory": windows.memory,
     "attention": network.attention,
     "flow": motion.optical_flow,
     "train_step": training.train_step,
