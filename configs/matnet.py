@@ -6,17 +6,15 @@ Zhou et al., AAAI 2020. Reported, with CRF: DAVIS-2016 val mean J 82.4, mean F 8
     jaxvos prepare davis/2016 --from DAVIS
     jaxvos train configs/matnet.py --workdir runs/matnet --set init=resnet101.pth
 
-DAVIS-2016 alone is what can be prepared; the released training adds every tenth frame of
-YouTube-VOS 2018: --set data.videos=davis/2016+YOUTUBE, a folder that is laid out like DAVIS.
+The released training adds every tenth frame of YouTube-VOS 2018; --set
+data.videos=davis/2016+youtube_vos adds all of its annotated ones.
 
 Flow is by DIS between the frames as they are trained on; the released one is PWC-Net's, which
 files can bring: --set data.videos=DAVIS:flow=FLOWS --set data.flow=video. A clip is two frames, the
 first of which is segmented; a video's last frame has no flow and is never trained on.
 
 Where this is not the released training:
-- It turns pictures by up to 10 degrees and scales them by 0.75 to 1.25 about their centre, black
-  coming in from outside, so that masks have soft edges; "flip_crop" takes windows and mirrors, and
-  changes colours.
+- Masks stay sharp where pictures are turned and scaled; there they get soft edges.
 - Hard edges are not HED's (see `jaxvos.systems.matnet`).
 - Batches are as small, 2 of one device; several need `batch` to be a multiple of their number.
 The rates are constant ("poly" of power 0), 1e-4 for the encoder and ten times that for the decoder.
@@ -63,7 +61,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.gap = 1
     config.data.copies = 1
     config.data.flow = "dis"
-    config.data.augment = "flip_crop"
+    config.data.augment = "matnet"
     config.data.stretch = False
     config.data.workers = 4
     config.data.threads = 2

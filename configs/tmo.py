@@ -17,7 +17,7 @@ and shifts that learn. Where this is not it:
   segmented.
 - The flow is DIS between the augmented frames, there RAFT between the whole ones; with
   --set data.flow=video the source's own.
-- Frames are not mirrored, there they are, both ways.
+- A frame's flow is mirrored with it, its vectors too; there the pictures' colours stay.
 - "adamw" without decay is Adam with a bound on the gradient. "poly" of power 0 is a constant rate.
 """
 
@@ -62,7 +62,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.gap = 1
     config.data.copies = 1
     config.data.flow = "dis"
-    config.data.augment = "none"
+    config.data.augment = "tmo"
     config.data.stretch = False
     config.data.workers = 4
     config.data.threads = 2

@@ -114,9 +114,41 @@ def raft(picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Aug
     pair = _some_window(picture, mask, (float(factors[0]), float(factors[1])), rng)
     pair = _mirrored(pair, rng.uniform() > 0.5)
     if rng.uniform() < 0.1:
-        pair = _turned(_turned(_mirrored(pair, True)))  # upside down
+        pair = _upside_down(pair)
     gain = rng.uniform(0.6, 1.4) * rng.uniform(0.9, 1.1, size=3)
     return pair._replace(picture=_recoloured(pair.picture, gain, rng.uniform(-50, 50)))
+
+
+def matnet(picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Augmented:
+    """Mirrored in half of the cases, turned by up to 10 degrees, at 0.75 to 1.25 of its size.
+
+    As in the released training of MATNet (Zhou et al., AAAI 2020), about the picture's centre, with
+    black from beyond it, cubic. Masks stay sharp (nearest); there they get soft edges.
+    """
+    pair = _mirrored(Augmented(picture, mask, SAME), rng.uniform() > 0.5)
+    height, width = mask.shape
+    centre = (width - 1) / 2, (height - 1) / 2
+    there = cv2.getRotationMatrix2D(centre, rng.uniform(-10, 10), rng.uniform(0.75, 1.25))
+    back = np.linalg.inv(np.vstack([there, [0, 0, 1]]))[:2]
+
+    def moved(values: np.ndarray, how: int) -> np.ndarray:
+        flags = how | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(values, back, (width, height), flags=flags)
+
+    return Augmented(
+        moved(pair.picture, cv2.INTER_CUBIC),
+        moved(pair.mask, cv2.INTER_NEAREST),
+        after(pair.back, back),
+    )
+
+
+def tmo(picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Augmented:
+    """Mirrored from left to right in half of the cases, and upside down in half of the cases.
+
+    As in the released training of TMO (Cho et al., WACV 2023).
+    """
+    pair = _mirrored(Augmented(picture, mask, SAME), rng.uniform() > 0.5)
+    return _upside_down(pair) if rng.uniform() > 0.5 else pair
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -125,6 +157,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "flip_crop": flip_crop,
     "pdb": pdb,
     "raft": raft,
+    "matnet": matnet,
+    "tmo": tmo,
 }
 
 
@@ -245,6 +279,10 @@ def _turned(pair: Augmented) -> Augmented:
         np.ascontiguousarray(np.rot90(pair.mask)),
         after(pair.back, np.array([[0.0, -1, pair.mask.shape[1] - 1], [1, 0, 0]])),
     )
+
+
+def _upside_down(pair: Augmented) -> Augmented:
+    return _turned(_turned(_mirrored(pair, True)))
 
 
 def _recoloured(picture: np.ndarray, gain: np.ndarray, shift: float) -> np.ndarray:
