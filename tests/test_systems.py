@@ -103,7 +103,7 @@ def test_an_unknown_system_and_a_wrong_one_are_refused(weights, tmp_path, variab
     save_weights(tmp_path / "b.safetensors", variables, METADATA | {"system": "other"})
     with pytest.raises(ValueError, match="weights of 'other', not of 'cosnet'"):
         load("cosnet", tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="No weights are given"):
+    with pytest.raises(ValueError, match=r"No weights of 'cosnet' are given.*of 'mover' alone"):
         load("cosnet")
 
 

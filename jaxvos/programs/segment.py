@@ -14,6 +14,7 @@ import jaxvos
 from jaxvos.drawing import contact_sheet, overlay, thumbnail
 from jaxvos.film_writer import film_writer, require_h264
 from jaxvos.mask_formats import FORMATS, Clip, known_formats, mask_writer
+from jaxvos.programs.doubt import Changes, doubts
 from jaxvos.programs.progress import frames_bar
 from jaxvos.typing import Segmenter, Video
 from jaxvos.video import PICTURES, Pictures, open_video, write_png
@@ -52,8 +53,9 @@ def segment(
 
     Args:
         source: What `open_video` takes, or a `Video`.
-        system: Name of a published system; None takes the one that the weights were made for.
-        weights: A weights file.
+        system: Name of a system; None takes the one that the weights were made for, or, without
+            any, `mover`, whose weights come with the library.
+        weights: A weights file; None for the library's own.
         options: Of the system's inference protocol, by name.
         smooth, crf, objects, proposals, threshold: What is done to the scores then; see `finished`.
         flow: The video's optical flow: see `finished`; "dis" by default where the system needs any.
@@ -160,7 +162,7 @@ def segment_to_folder(
         flow = needed_flow(loaded.system, flow)
         about = {
             "system": loaded.name,
-            "weights": None if weights is None else str(weights),
+            "weights": "the library's own" if weights is None else str(weights),
             "options": dict(options or {}),
             "smooth": smooth,
             "crf": crf,
@@ -274,7 +276,7 @@ def _fill(
     names = frame_names(video)
     rate = getattr(video.frames, "rate", None) or PICTURE_RATE
     sampled = np.unique(np.linspace(0, len(names) - 1, ON_SHEET).round().astype(int))
-    small, foreground, start = [], [], time.perf_counter()
+    small, foreground, changes, start = [], [], Changes(), time.perf_counter()
     if keep_scores:
         (stage / "scores").mkdir()
     with (
@@ -287,7 +289,9 @@ def _fill(
             keep(t, labels, scores)
             if keep_scores:
                 _write_scores(stage / "scores", names[t], scores)
-            picture = overlay(video.frames[t], labels)
+            frame = video.frames[t]
+            changes.see(frame)
+            picture = overlay(frame, labels)
             append(picture)
             if t in sampled:
                 small.append(thumbnail(picture))
@@ -314,6 +318,7 @@ def _fill(
         "frames_without_foreground": [
             name for name, share in zip(names, foreground, strict=True) if share == 0
         ],
+        "doubts": doubts(foreground, changes.largest),
         "jaxvos": jaxvos.__version__,
     }
     (stage / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

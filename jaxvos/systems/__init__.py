@@ -29,6 +29,7 @@ from jaxvos.systems import (
     fusionseg,
     lvo,
     matnet,
+    mover,
     mpnet,
     pdb_convlstm,
     raft,
@@ -50,6 +51,7 @@ SYSTEMS: dict[str, System] = {
     "fusionseg": fusionseg.SYSTEM,
     "lvo": lvo.SYSTEM,
     "matnet": matnet.SYSTEM,
+    "mover": mover.SYSTEM,
     "mpnet": mpnet.SYSTEM,
     "pdb_convlstm": pdb_convlstm.SYSTEM,
     "raft": raft.SYSTEM,
@@ -57,6 +59,10 @@ SYSTEMS: dict[str, System] = {
     "tmo": tmo.SYSTEM,
     "vsod_fcn": vsod_fcn.SYSTEM,
 }
+
+
+SHIPPED = "mover"
+"""The system whose weights come with the library, and which is taken where none is named."""
 
 
 class Loaded(NamedTuple):
@@ -93,6 +99,11 @@ class Loaded(NamedTuple):
         return self.system.segmenter(model, self.variables, **_tuples(protocol))
 
 
+def shipped() -> Path:
+    """The weights that come with the library; weights/README.md beside them says what they are."""
+    return Path(__file__).parents[1] / "weights" / f"{SHIPPED}.safetensors"
+
+
 def get(name: str) -> System:
     """The system of that name."""
     if name not in SYSTEMS:
@@ -106,14 +117,16 @@ def load(system: str | None = None, weights: str | Path | None = None) -> Loaded
     Args:
         system: Its name; may be left out, since the file knows. If given it must agree.
         weights: `jaxvos train` leaves a weights.safetensors in its workdir; `jaxvos convert` makes
-            one of published weights.
+            one of published weights. None takes those that come with the library, of `SHIPPED`.
     """
-    if weights is None:
+    if weights is None and system not in (None, SHIPPED):
+        get(system)
         raise ValueError(
-            "No weights are given. `jaxvos train` and `jaxvos convert` make them; pass the file or "
-            "the run's folder as weights=... (--weights)."
+            f"No weights of {system!r} are given. `jaxvos train` and `jaxvos convert` make them; "
+            f"pass the file or the run's folder as weights=... (--weights). Those of {SHIPPED!r} "
+            "alone come with the library."
         )
-    path = Path(weights)
+    path = shipped() if weights is None else Path(weights)
     path = path / "weights.safetensors" if path.is_dir() else path
     variables, metadata = read_weights(path)
     name = metadata["system"]

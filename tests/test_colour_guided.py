@@ -1,0 +1,65 @@
+"""Scores that follow the colours of their frame."""
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxvos.colour_guided import guided, sharpened
+
+
+def two_colours(size=(60, 80)) -> tuple[np.ndarray, np.ndarray]:
+    """A frame with a disc of another colour, and the disc."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    disc = (rows - size[0] / 2) ** 2 + (columns - size[1] / 2) ** 2 < (size[0] / 4) ** 2
+    rng = np.random.default_rng(0)
+    frame = np.where(disc[..., None], [200, 80, 60], [60, 120, 90]) + rng.normal(0, 6, (*size, 3))
+    return frame.clip(0, 255).astype(np.uint8), disc
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5])
+def test_a_blurred_outline_comes_back_to_the_colours(cut):
+    frame, disc = two_colours()
+    shifted = np.roll(disc, 4, axis=1).astype(np.float32)
+    blurred = cv2.GaussianBlur(shifted, (0, 0), 4)
+    found = sharpened(frame, blurred, cut=cut)
+    assert found.shape == disc.shape and found.dtype == np.float32
+    assert found.min() >= 0 and found.max() <= 1
+    assert iou(found > 0.5, disc) > iou(blurred > 0.5, disc) + 0.05
+    np.testing.assert_array_equal(found, sharpened(frame, blurred, cut=cut))
+
+
+def test_nothing_stays_nothing_and_everything_everything():
+    frame, disc = two_colours()
+    for level in (0.0, 1.0):
+        found = sharpened(frame, np.full(disc.shape, level, np.float32))
+        np.testing.assert_allclose(found, level, atol=0.01)
+
+
+def test_the_filter_is_a_linear_fit_in_every_window():
+    rng = np.random.default_rng(0)
+    guide = rng.random((12, 14, 3)).astype(np.float32)
+    values = rng.random((12, 14)).astype(np.float32)
+    found = guided(guide, values, radius=2, eps=1e-2)
+    fits = np.zeros((12, 14, 4))
+    pad = [(2, 2), (2, 2)]
+    colours, levels = np.pad(guide, [*pad, (0, 0)], "symmetric"), np.pad(values, pad, "symmetric")
+    for y in range(12):
+        for x in range(14):
+            c = colours[y : y + 5, x : x + 5].reshape(-1, 3).astype(float)
+            v = levels[y : y + 5, x : x + 5].ravel().astype(float)
+            spread = np.cov(c.T, bias=True) + 1e-2 * np.eye(3)
+            slope = np.linalg.solve(spread, ((c - c.mean(0)) * (v - v.mean())[:, None]).mean(0))
+            fits[y, x] = [*slope, v.mean() - slope @ c.mean(0)]
+    fits = np.pad(fits, [*pad, (0, 0)], "symmetric")
+    for y, x in ((0, 0), (5, 7), (11, 13), (6, 1)):
+        mean = fits[y : y + 5, x : x + 5].reshape(-1, 4).mean(0)
+        assert found[y, x] == pytest.approx(mean[:3] @ guide[y, x] + mean[3], abs=1e-4)
+
+
+def test_frames_of_any_size_keep_it():
+    frame, disc = two_colours((500, 310))
+    assert sharpened(frame, disc.astype(np.float32)).shape == (500, 310)

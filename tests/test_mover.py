@@ -1,0 +1,200 @@
+"""Mover: its network, its loss, and what its protocol looks at."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.procedural import clip
+from jaxvos.colour_guided import sharpened
+from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
+from jaxvos.layers.time_attention import TimeAttention
+from jaxvos.system import initialise
+from jaxvos.systems import mover
+from jaxvos.typing import Video
+
+TINY = {"widths": (4, 4, 4), "heads": (0, 1, 1), "fine": 2}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network whose attention counts, which a new one's does not."""
+    model = mover.Mover(**TINY)
+    variables = initialise(mover.SYSTEM, model, 0)
+    rng = np.random.default_rng(0)
+
+    def drawn(path, leaf):
+        name = "/".join(key.key for key in path)
+        if "time" in name:
+            return jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32)
+        return leaf
+
+    return model, jax.tree_util.tree_map_with_path(drawn, variables)
+
+
+@pytest.fixture(scope="module")
+def run(tiny):
+    model, variables = tiny
+    return jax.jit(lambda motion: model.apply(variables, motion)["moving"])
+
+
+def motion(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, frames, 16, 24, 20)).astype(np.float32)
+
+
+def test_logits_have_the_size_of_the_motion_and_know_the_other_frames(run):
+    x = motion(3)
+    logits = run(x)
+    assert logits.shape == (1, 3, 16, 24, 1)
+    changed = x.copy()
+    changed[:, 2] = motion(1, 5)[:, 0]
+    assert np.abs(run(changed)[:, 0] - logits[:, 0]).max() > 1e-4
+
+
+def test_sides_that_cannot_be_halved_are_refused(tiny):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        tiny[0].init(jax.random.key(0), jnp.zeros((1, 1, 12, 16, 20)))
+
+
+def test_attention_along_time_is_that_of_its_equations():
+    rng = np.random.default_rng(0)
+    layer = TimeAttention(heads=2, features=3, reach=1)
+    x = rng.standard_normal((1, 4, 1, 2, 5)).astype(np.float32)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32),
+        layer.init(jax.random.key(0), x)["params"],
+    )
+    found = layer.apply({"params": params}, x)
+    p = params
+    for place in range(2):
+        own = x[0, :, 0, place]
+        expected = own + p["out"]["bias"]
+        for head in range(2):
+            q, k, v = (
+                own @ p[n]["kernel"][:, head] + p[n]["bias"][head]
+                for n in ("query", "key", "value")
+            )
+            scores = q @ k.T / np.sqrt(3)
+            for t in range(4):
+                for s in range(4):
+                    scores[t, s] += p["distance"][head, np.clip(s - t, -1, 1) + 1]
+            share = np.exp(scores - scores.max(1, keepdims=True))
+            share /= share.sum(1, keepdims=True)
+            expected = expected + share @ v @ p["out"]["kernel"][head]
+        np.testing.assert_allclose(found[0, :, 0, place], expected, atol=1e-5)
+
+
+def test_four_channels_of_a_place_are_its_two_by_two_pixels():
+    x = np.arange(2 * 6 * 8).reshape(2, 6, 8, 1).astype(np.float32)
+    folded = mover._folded(jnp.asarray(x))
+    np.testing.assert_array_equal(folded[1, 2, 3], x[1, 4:6, 6:8, 0].ravel())
+    np.testing.assert_array_equal(mover._unfolded(folded), x)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), ((1, 1), (1, 1))), ((1, 1), "VALID")])
+def test_the_convolution_for_cpus_has_xlas_values_and_gradients(kernel, padding):
+    padding = ((0, 0), (0, 0)) if padding == "VALID" else padding
+    rng = np.random.default_rng(0)
+    x, w = (
+        jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((2, 5, 7, 3), (*kernel, 3, 4))
+    )
+
+    def both(conv):
+        def value(x, w):
+            return jnp.sin(conv(x, w, (1, 1), padding, dimension_numbers=NHWC)).sum()
+
+        return jax.value_and_grad(value, argnums=(0, 1))(x, w)
+
+    found, expected = both(conv_general_dilated), both(jax.lax.conv_general_dilated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def test_the_loss_is_cross_entropy_and_dice_of_each_clip():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 3, 4, 5, 1)).astype(np.float32)
+    masks = rng.random((2, 3, 4, 5, 1)).astype(np.float32)
+    total, metrics = mover.loss({"moving": logits}, {"masks": masks})
+    p = 1 / (1 + np.exp(-logits))
+    entropy = -(masks * np.log(p) + (1 - masks) * np.log(1 - p)).mean()
+    dice = [
+        1 - (2 * (a * b).sum() + 1) / ((a + b).sum() + 1) for a, b in zip(p, masks, strict=True)
+    ]
+    np.testing.assert_allclose(total, entropy + 0.5 * np.mean(dice), rtol=1e-5)
+    np.testing.assert_allclose(metrics["dice_loss"], np.mean(dice), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        *(((480, 854), (320, 576)), ((854, 480), (576, 320)), ((480, 480), (448, 448))),
+        *(((240, 320), (384, 512)), ((20, 2000), (64, 4288))),
+    ],
+)
+def test_the_working_size_keeps_the_aspect(frame, expected):
+    assert mover.working_size(frame) == expected
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    """The protocol at a small working size, so that flow takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mover, "AREA", 64 * 64)
+        yield partial(mover.segmenter, *tiny, clip=5, margin=1)
+
+
+def by_hand(tiny, frames, clips):
+    """Scores of all frames, from the clips of frames that the protocol ought to look at."""
+    greys = [mover._grey(frame, (64, 64)) for frame in frames]
+    motions = np.stack([mover.motion_of(greys, t, 0, len(greys)) for t in range(len(greys))])
+    scores = {}
+    for start, kept in clips:
+        part = motions[start : start + 5]
+        part = np.concatenate([part, np.repeat(part[-1:], 5 - len(part), axis=0)])
+        found = mover._moving(*tiny, part)
+        for t in kept:
+            score = found[t - start] * mover.moves(motions[t])
+            scores[t] = mover.to_size(score, frames[0].shape[:2])
+    return [scores[t] for t in range(len(frames))]
+
+
+@pytest.mark.parametrize(
+    ("count", "clips"),
+    [
+        (1, [(0, [0])]),
+        (2, [(0, [0, 1])]),
+        (5, [(0, range(5))]),
+        (6, [(0, range(4)), (3, [4, 5])]),
+        (9, [(0, range(4)), (3, range(4, 7)), (6, [7, 8])]),
+    ],
+)
+def test_clips_overlap_and_every_frame_is_answered_once(small, tiny, count, clips):
+    frames = clip(0, frames=count, size=(48, 60)).frames
+    found = list(small(colours=False)(Video(frames)))
+    expected = by_hand(tiny, frames, clips)
+    assert len(found) == count
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_black_clip_gives_finite_scores(small):
+    for scores in small()(Video(np.zeros((3, 40, 40, 3), np.uint8))):
+        assert scores.shape == (40, 40) and np.isfinite(scores).all() and scores.max() < 0.5
+
+
+def test_colours_are_those_of_each_frame(small):
+    frames = clip(0, frames=7, size=(48, 60)).frames
+    plain, fast, whole = (
+        list(small(**options)(Video(frames)))
+        for options in ({"colours": False}, {"fast": True}, {"fast": False})
+    )
+    for t in range(7):
+        expected = sharpened(frames[t], plain[t], cut=0.5)
+        np.testing.assert_allclose(whole[t], expected, atol=1e-6)
+    assert np.abs(np.stack(fast) - np.stack(whole)).max() > 1e-3
+
+
+def test_a_clip_without_room_is_refused(tiny):
+    with pytest.raises(ValueError, match="no frame between margins"):
+        mover.segmenter(*tiny, clip=4, margin=2)
