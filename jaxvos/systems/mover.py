@@ -266,7 +266,7 @@ SYSTEM = System(
     facts=Facts(
         needs="frames",
         trained="made-up video alone",
-        reported="see docs/motion.md",
+        reported="64.3 / 64.7 on ten of its twenty videos",
         error="ours",
     ),
     shapes=lambda model: {"motion": (1, 1, *(2 * [2 ** len(model.widths)]), len(STEPS) * CHANNELS)},
