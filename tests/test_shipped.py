@@ -4,15 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxvos
 from data_pipelines.procedural import WILD, clip
 from jaxvos.checkpoints import read_weights
 from jaxvos.film_writer import write_video
 from jaxvos.metrics.davis import region_similarity
+from jaxvos.programs.evaluate import evaluate
 from jaxvos.programs.segment import segment_to_folder
 from jaxvos.systems import SHIPPED, load, shipped
 from jaxvos.typing import Video
+from jaxvos.video import write_mask, write_png
 
 CLIPS = {0: 0.765, 3: 0.929}
 """Made-up clips of seed 9, which training has not seen -> mean J of the inner frames."""
@@ -45,6 +48,17 @@ def test_a_clip_at_rest_has_empty_masks_and_a_sentence_about_it(tmp_path):
     assert (summary["system"], summary["foreground"]["max"]) == ("mover", 0)
     assert any("stand still" in text for text in summary["doubts"])
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
+def test_it_is_evaluated_by_its_name(tmp_path):
+    made = clip(3, seed=9, frames=3, size=(64, 96), world=WILD)
+    for kind in ("JPEGImages", "Annotations"):
+        (tmp_path / "data" / kind / "480p" / "clip").mkdir(parents=True)
+    for t, (frame, label) in enumerate(zip(made.frames, made.labels, strict=True)):
+        write_png(tmp_path / f"data/JPEGImages/480p/clip/{t:05d}.png", Image.fromarray(frame))
+        write_mask(tmp_path / f"data/Annotations/480p/clip/{t:05d}.png", label > 0)
+    summary = evaluate(tmp_path / "data", system="mover", progress=False, workers=0)
+    assert summary["weights"] == "the library's own" and list(summary["per_sequence"]) == ["clip"]
 
 
 def test_fast_looks_at_two_neighbours():

@@ -63,7 +63,7 @@ def evaluate(
         predictions: Folder of masks SEQUENCE/FRAME.png (vsod: of soft maps), or None to run a
             system.
         system: Name of the system to run; None is the one that the weights are of.
-        weights: Its weights.
+        weights: Its weights; None for those that come with the library, of `mover`.
         out: Folder for the results, with a system also for the masks (masks/SEQUENCE/FRAME.png).
         workers: Processes that score predictions; None is one per core, 0 and 1 are this process.
         sequences: Those to score; None is the list ImageSets/YEAR/val.txt, or all without a list.
@@ -102,10 +102,10 @@ def evaluate(
             )
         summary = evaluate_predictions(root, predictions, **shared)
     else:
-        if weights is None:
+        if weights is None and system is None:
             raise ValueError(
-                "Nothing to evaluate: give predictions, a folder of masks SEQUENCE/FRAME.png, or "
-                "the weights of a system."
+                "Nothing to evaluate: give predictions, a folder of masks SEQUENCE/FRAME.png, the "
+                "weights of a system, or --system mover, whose weights come with the library."
             )
         from jaxvos.programs.segment import finished, needed_flow
         from jaxvos.systems import load
@@ -118,7 +118,7 @@ def evaluate(
         told = {"objects": objects, "proposals": proposals, "threshold": threshold}
         origin = {
             "system": loaded.name,
-            "weights": str(weights),
+            "weights": "the library's own" if weights is None else str(weights),
             "options": dict(options or {}),
             "smooth": smooth,
             "objects": objects,
