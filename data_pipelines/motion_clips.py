@@ -8,6 +8,7 @@ It goes on where it was stopped.
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import re
 from collections.abc import Sequence
@@ -187,7 +188,8 @@ def fill(videos: str, cache: str | Path, size: tuple[int, int], jobs: int) -> Pa
     folder = folder_of(cache, videos, size)
     numbers = range(len(sources.videos(videos)))
     missing = [n for n in numbers if not (folder / f"{n:06d}.npz").exists()]
-    with ProcessPoolExecutor(jobs) as pool:
+    # Not forked: OpenCV's threads, and JAX's, do not live on in a copy, which then waits for them.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         work = [pool.submit(_fill_one, videos, n, tuple(size), folder) for n in missing]
         for done in track(as_completed(work), f"{folder.name}", total=len(work)):
             done.result()
