@@ -5,6 +5,8 @@ Sun, Tang, "Guided Image Filtering", TPAMI 2013; Rother, Kolmogorov, Blake, "Gra
 OpenCV has it).
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -46,12 +48,16 @@ def guided(guide: np.ndarray, values: np.ndarray, radius: int, eps: float) -> np
         radius: Windows have 2 radius + 1 pixels a side.
         eps: The variance of colours below which a window counts as plain.
     """
+    return _filter(guide, radius, eps)(values)
+
+
+def _filter(guide: np.ndarray, radius: int, eps: float) -> Callable[[np.ndarray], np.ndarray]:
+    """`guided` of one guide, whose own part is worked out once."""
 
     def mean(x: np.ndarray) -> np.ndarray:
         return cv2.blur(x, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
 
-    colour, level = mean(guide), mean(values)
-    with_values = mean(guide * values[..., None]) - colour * level[..., None]
+    colour = mean(guide)
     r, g, b = np.moveaxis(guide, -1, 0)
     squares = mean(np.stack([r * r, g * g, b * b], axis=-1)) - colour**2 + eps
     crossed = mean(np.stack([g * b, r * b, r * g], axis=-1))
@@ -61,25 +67,30 @@ def guided(guide: np.ndarray, values: np.ndarray, radius: int, eps: float) -> np
     # The inverse of the symmetric 3 x 3 matrix, by cofactors.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
     c11, c12, c22 = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
-    determinant = rr * c00 + rg * c01 + rb * c02
-    x, y, z = np.moveaxis(with_values, -1, 0)
-    slope = (
-        np.stack(
-            [c00 * x + c01 * y + c02 * z, c01 * x + c11 * y + c12 * z, c02 * x + c12 * y + c22 * z],
-            axis=-1,
+    determinant = np.maximum(rr * c00 + rg * c01 + rb * c02, eps**3 / 10)
+
+    def smoothed(values: np.ndarray) -> np.ndarray:
+        level = mean(values)
+        with_values = mean(guide * values[..., None]) - colour * level[..., None]
+        x, y, z = np.moveaxis(with_values, -1, 0)
+        rows = (
+            c00 * x + c01 * y + c02 * z,
+            c01 * x + c11 * y + c12 * z,
+            c02 * x + c12 * y + c22 * z,
         )
-        / np.maximum(determinant, eps**3 / 10)[..., None]
-    )
-    offset = level - (slope * colour).sum(axis=-1)
-    return (mean(slope) * guide).sum(axis=-1) + mean(offset)
+        slope = np.stack(rows, axis=-1) / determinant[..., None]
+        offset = level - (slope * colour).sum(axis=-1)
+        return (mean(slope) * guide).sum(axis=-1) + mean(offset)
+
+    return smoothed
 
 
 def _settled(guide: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Scores [H, W] drawn towards their own filtered form, a few times over."""
     own = np.log(given.clip(1e-3, 1 - 1e-3) / (1 - given.clip(1e-3, 1 - 1e-3)))
-    scores = given
+    scores, smoothed = given, _filter(guide, RADIUS, EPS)
     for _ in range(ROUNDS):
-        around = guided(guide, scores.astype(np.float32), RADIUS, EPS).clip(0, 1)
+        around = smoothed(scores.astype(np.float32)).clip(0, 1)
         scores = 1 / (1 + np.exp(-(own + PULL * (2 * around - 1))))
     return scores.astype(np.float32)
 
