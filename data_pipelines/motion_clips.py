@@ -27,6 +27,7 @@ from data_pipelines.clips import consecutive
 from data_pipelines.records import reading, replacing_corrupt
 from data_pipelines.video_records import VideoRecord
 from jaxvos.flow.aligned import STEPS, Aligned, aligned, channels, neighbour
+from jaxvos.whole_file import whole_file
 
 UNITS = 64
 """Motion is stored in this part of a pixel, as integers."""
@@ -95,20 +96,15 @@ def cached(
 
 def _write(path: Path, video: Moving) -> None:
     """Puts a video at `path`, whole or not at all."""
-    partial_file = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial_file.open("wb") as file:
-            np.savez(
-                file,
-                pictures=np.concatenate(video.pictures),
-                lengths=np.array([len(each) for each in video.pictures]),
-                masks=np.packbits(video.masks, axis=-1),
-                residual=video.residual,
-                homography=video.homography,
-            )
-        os.replace(partial_file, path)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            pictures=np.concatenate(video.pictures),
+            lengths=np.array([len(each) for each in video.pictures]),
+            masks=np.packbits(video.masks, axis=-1),
+            residual=video.residual,
+            homography=video.homography,
+        )
 
 
 def folder_of(cache: str | Path, videos: str, size: tuple[int, int]) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvos import crf
 from jaxvos.metrics.davis17 import PROPOSALS
+from jaxvos.whole_file import whole_file
 
 CRF = "agnn"
 """AGNN's settings. Its selection used a CRF that was not released; these stand in for it."""
@@ -134,10 +135,8 @@ def write(proposals: Sequence[Proposal], path: str | Path) -> None:
     rows = [
         {"bbox": list(p.box), "id": i, "score": p.score} for i, p in enumerate(proposals, start=1)
     ]
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(rows, sort_keys=True, indent=4))
-    part.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(rows, sort_keys=True, indent=4))
 
 
 def _box_overlap(a: Sequence[float], b: Sequence[float]) -> float:

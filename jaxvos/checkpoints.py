@@ -7,7 +7,6 @@ is given.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvos.typing import Variables
+from jaxvos.whole_file import whole_file
 
 METADATA = ("system", "options", "version", "license", "source")
 
@@ -69,15 +69,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 def _replace(path: Path, data: bytes) -> None:
     """Puts `data` at `path` such that a crash or a full disk leaves the old file or the new one."""
     # Not safetensors' own save_file: its files can be read by nobody but their owner.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path, synced=True) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         why = f"{error.strerror}: nothing was written, {len(data) / 1e6:.1f} MB are needed"
         raise OSError(error.errno, why, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Any video - a file, a folder, a glob, a picture - as a `Video`; masks read and written."""
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps
 from jaxvos.drawing import davis_palette
 from jaxvos.film import Film, kept_pictures
 from jaxvos.typing import Video
+from jaxvos.whole_file import whole_file
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are the quarter turns
@@ -171,13 +171,8 @@ def write_mask(path: str | Path, labels: np.ndarray) -> None:
 
 def write_png(path: str | Path, image: Image.Image) -> None:
     """Writes a PNG file, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         image.save(partial, "PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -166,8 +167,14 @@ def test_a_run_stopped_by_a_full_disk_goes_on_to_the_same_end(mounted, tmp_path,
     monkeypatch.setitem(SYSTEMS, "speck", SPECK)
     remember_programs(monkeypatch.setattr)
     workdir = mounted.folder / "run"
+
+    def fill_once_step_3_is_kept():  # it is written beside the steps that follow
+        while steps_kept(workdir) != ["3"]:
+            time.sleep(0.01)
+        mounted.fill(left=0)
+
     with monkeypatch.context() as patch:
-        before_step(6, lambda: mounted.fill(left=0), patch.setattr)
+        before_step(6, fill_once_step_3_is_kept, patch.setattr)
         with pytest.raises(OSError, match=r"Step 6 could not be saved in"):
             train(workdir, ["log_every=100"], devices=1)
     mounted.free()

@@ -1,6 +1,8 @@
 """Clips of motion against the scene: kept whole in files, read back, mirrored, turned in time."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import cv2
 import numpy as np
@@ -143,3 +145,17 @@ def test_filling_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert motion_clips.fill(spec, tmp_path, (64, 64), 1) == folder
     assert sorted(os.listdir(folder)) == ["000000.npz", "000001.npz"]
     assert (folder / "000000.npz").stat().st_mtime_ns == before
+
+
+def test_threads_at_the_same_video_do_not_get_in_each_others_way(videos, tmp_path):
+    fresh = moving(videos[0], SIZE)
+    together = Barrier(4)
+
+    def at_once(_):
+        together.wait()
+        motion_clips._write(tmp_path / "0.npz", fresh)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            list(pool.map(at_once, range(4)))
+    assert os.listdir(tmp_path) == ["0.npz"]

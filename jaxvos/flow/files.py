@@ -1,11 +1,12 @@
 """Flow in files: Middlebury's .flo, KITTI's .png, .npy and .pfm; read whole and checked."""
 
 import io
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from jaxvos.whole_file import whole_file
 
 TAG = 202021.25
 """What a .flo file begins with, float32: it reads "PIEH" where the bytes are in order."""
@@ -66,12 +67,8 @@ def checked(flow: np.ndarray, where: str | Path) -> np.ndarray:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_flo(path: Path) -> np.ndarray:

@@ -5,7 +5,6 @@ The page is report.html with report.css, report.js, and the numbers and pictures
 
 import html
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -16,6 +15,7 @@ from jaxvos.metrics.protocols import get
 from jaxvos.programs.report_content import page_content, spread
 from jaxvos.programs.report_frames import Pictures, embed_all, find_frames
 from jaxvos.programs.report_runs import Run, read_runs
+from jaxvos.whole_file import whole_file
 
 FRAMES = 30
 """Frames shown of a sequence; 20 sequences with the masks of two runs come to about 9 MB."""
@@ -50,12 +50,8 @@ def report(
         raise FileExistsError(f"There already is {out}. Choose another name, or overwrite.")
     text = _page(_content(read_runs(runs), None if data is None else Path(data), frames))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return out
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxvos.whole_file import whole_file
+
 
 class RunLog:
     """Appends numbers to a run's metrics.jsonl, and the same to its tensorboard/."""
@@ -98,15 +100,8 @@ def _open_board(folder: Path, after: int) -> Board | None:
 
 def write_whole(path: Path, text: str) -> None:
     """Puts `text` at `path` such that a crash or a full disk leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, synced=True) as partial:
+        partial.write_text(text)
 
 
 def _write_all(file: Any, data: bytes) -> None:
