@@ -29,14 +29,20 @@ def sharpened(frame: np.ndarray, scores: np.ndarray, *, cut: float = 0.5) -> np.
         cut: The share that GrabCut's answer has in the result, 0 to 1.
     """
     size = frame.shape[1::-1]
-    factor = min(SHORTER / min(size), 1.0)
-    small = tuple(max(round(side * factor), 1) for side in size)
-    picture = cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
-    given = cv2.resize(scores, small, interpolation=cv2.INTER_AREA)
+    picture = reduced(frame)
+    given = cv2.resize(scores, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     if cut:
         given = (1 - cut) * given + cut * _cut(picture, given)
     found = _settled(picture.astype(np.float32) / 255, given)
     return cv2.resize(found, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+
+
+def reduced(frame: np.ndarray) -> np.ndarray:
+    """A frame [H, W, 3] uint8 as colours are looked at: `SHORTER` pixels high or wide, or less."""
+    size = frame.shape[1::-1]
+    factor = min(SHORTER / min(size), 1.0)
+    small = tuple(max(round(side * factor), 1) for side in size)
+    return cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
 
 
 def guided(guide: np.ndarray, values: np.ndarray, radius: int, eps: float) -> np.ndarray:

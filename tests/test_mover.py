@@ -2,12 +2,14 @@
 
 from functools import partial
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from data_pipelines.procedural import clip
+from jaxvos.along_motion import Moment, carried
 from jaxvos.colour_guided import sharpened
 from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
 from jaxvos.layers.time_attention import TimeAttention
@@ -145,9 +147,10 @@ def small(tiny):
 
 
 def by_hand(tiny, frames, clips):
-    """Scores of all frames, from the clips of frames that the protocol ought to look at."""
+    """Moments of all frames, from the clips of frames that the protocol ought to look at."""
     greys = [mover._grey(frame, (64, 64)) for frame in frames]
-    motions = np.stack([mover.motion_of(greys, t, 0, len(greys)) for t in range(len(greys))])
+    seen = [mover.motion_of(greys, t, 0, len(greys)) for t in range(len(greys))]
+    motions = np.stack([each.channels for each in seen])
     scores = {}
     for start, kept in clips:
         part = motions[start : start + 5]
@@ -155,8 +158,12 @@ def by_hand(tiny, frames, clips):
         found = mover._moving(*tiny, part)
         for t in kept:
             score = found[t - start] * mover.moves(motions[t])
-            scores[t] = mover.to_size(score, frames[0].shape[:2])
+            scores[t] = Moment(score, seen[t].back, seen[t].ahead)
     return [scores[t] for t in range(len(frames))]
+
+
+def whole_size(scores, frames):
+    return [mover.to_size(score, frames.shape[1:3]) for score in scores]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +178,21 @@ def by_hand(tiny, frames, clips):
 )
 def test_clips_overlap_and_every_frame_is_answered_once(small, tiny, count, clips):
     frames = clip(0, frames=count, size=(48, 60)).frames
+    found = list(small(colours=False, carry=False)(Video(frames)))
+    moments = by_hand(tiny, frames, clips)
+    expected = whole_size([moment.scores for moment in moments], frames)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     found = list(small(colours=False)(Video(frames)))
-    expected = by_hand(tiny, frames, clips)
-    assert len(found) == count
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(found, whole_size(carried(moments), frames), atol=1e-6)
+
+
+def test_flow_goes_to_the_frame_before_and_to_the_one_after(small):
+    rng = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 2)
+    greys = [noise[:64, 8 * t : 8 * t + 96].copy() for t in range(3)]  # the camera goes right
+    seen = mover.motion_of(greys, 1, 0, 3)
+    np.testing.assert_allclose(np.median(seen.back, (0, 1)), [4, 0], atol=0.2)
+    np.testing.assert_allclose(np.median(seen.ahead, (0, 1)), [-4, 0], atol=0.2)
 
 
 def test_a_black_clip_gives_finite_scores(small):

@@ -12,9 +12,12 @@ is what moves just as the scene does; water, smoke and a wake move by themselves
 objects; what is thinner than a few pixels of 320 x 576 is lost.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import cv2
 import flax.linen as nn
@@ -23,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvos.colour_guided import sharpened
-from jaxvos.flow.aligned import CHANNELS, STEPS, Aligned, aligned, channels, neighbour
+from jaxvos.along_motion import Moment, carried
+from jaxvos.colour_guided import reduced, sharpened
+from jaxvos.flow.aligned import CHANNELS, STEPS, Aligned, aligned, channels, neighbour, whole
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import conv_general_dilated
 from jaxvos.layers.resize import bilinear
@@ -162,26 +166,44 @@ def working_size(frame: tuple[int, int]) -> tuple[int, int]:
     return next(sides), next(sides)
 
 
+class Seen(NamedTuple):
+    """The motion of a frame.
+
+    Attributes:
+        channels: [H/2, W/2, 20] float32, what the network is shown.
+        back: [H/2, W/2, 2] float32: the whole flow to the neighbour before, in pixels of half the
+            working size.
+        ahead: The same to the neighbour after.
+    """
+
+    channels: np.ndarray
+    back: np.ndarray
+    ahead: np.ndarray
+
+
 def motion_of(
     greys: Sequence[np.ndarray], t: int, first: int, length: int, *, fast: bool = False
-) -> np.ndarray:
-    """Channels [H/2, W/2, 20] of frame t of a video of `length`, from grey frames `first`, ... .
+) -> Seen:
+    """The motion of frame t of a video of `length`, from grey frames [H, W] `first`, ... .
 
     If `fast`, the neighbours next to it stand in for those beyond.
     """
     frame = greys[t - first]
     others = [neighbour(t, int(np.sign(step)) if fast else step, length) for step in STEPS]
 
-    def towards(other: int) -> np.ndarray:
+    def towards(other: int) -> tuple[np.ndarray, np.ndarray]:
         if other == t:
-            flow = np.zeros((*(n // 2 for n in frame.shape), 2), np.float32)
-            return channels(Aligned(flow, np.eye(3)))
-        return channels(aligned(frame, greys[other - first]))
+            motion = Aligned(np.zeros((*(n // 2 for n in frame.shape), 2), np.float32), np.eye(3))
+        else:
+            motion = aligned(frame, greys[other - first])
+        return channels(motion), whole(motion) / 2
 
     distinct = sorted(set(others))
     with ThreadPoolExecutor(len(distinct)) as pool:  # OpenCV lets go of the interpreter's lock
         found = dict(zip(distinct, pool.map(towards, distinct), strict=True))
-    return np.concatenate([found[other] for other in others], axis=-1)
+    seen = [found[other][0] for other in others]
+    back, ahead = (found[others[STEPS.index(step)]][1] for step in (-1, 1))
+    return Seen(np.concatenate(seen, axis=-1), back, ahead)
 
 
 def moves(motion: np.ndarray) -> bool:
@@ -195,6 +217,7 @@ def segmenter(
     *,
     clip: int = 10,
     margin: int = 2,
+    carry: bool = True,
     colours: bool = True,
     fast: bool = False,
 ) -> Segmenter:
@@ -205,6 +228,7 @@ def segmenter(
         variables: Its weights.
         clip: Frames that go through the network together.
         margin: How many of a clip's first and last frames only help the others.
+        carry: Carry scores from frame to frame along the motion.
         colours: Sharpen the scores by the frame's colours; False leaves motion alone.
         fast: Look at the next neighbours alone and leave out GrabCut: in half the time.
     """
@@ -213,39 +237,55 @@ def segmenter(
     reach = max(STEPS)
     decide = partial(_moving, model, variables)
 
-    def motions(video: Video, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    def motions(video: Video, small: deque[np.ndarray]) -> Iterator[Seen]:
+        """The motion of each frame; a small picture of each goes to `small` when it is read."""
         length = len(video.frames)
+        size = working_size(video.frames[0].shape[:2])
         greys: list[np.ndarray] = []
         read = 0
         for t in range(length):
             while read < min(t + reach + 1, length):
-                greys.append(_grey(video.frames[read], size))
+                frame = video.frames[read]
+                greys.append(_grey(frame, size))
+                small.append(reduced(frame))
                 read += 1
             del greys[: max(len(greys) - (read - max(t - reach, 0)), 0)]
             yield motion_of(greys, t, read - len(greys), length, fast=fast)
 
-    def finished(frame: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        whole = to_size(scores, frame.shape[:2])
-        return sharpened(frame, whole, cut=0.0 if fast else 0.5) if colours else whole
-
-    def segment(video: Video) -> Iterator[np.ndarray]:
-        length = len(video.frames)
-        source = motions(video, working_size(video.frames[0].shape[:2]))
-        window: list[np.ndarray] = []
+    def moments(source: Iterator[Seen], length: int) -> Iterator[Moment]:
+        """What the network says of each frame, and its flow."""
+        window: list[Seen] = []
         start = done = 0
         while done < length:
             while len(window) < clip and start + len(window) < length:
                 window.append(next(source))
-            full = np.stack(window + [window[-1]] * (clip - len(window)))
-            scores = np.asarray(decide(full)) * np.array([[[moves(each)]] for each in full])
+            shown = [seen.channels for seen in window]
+            full = np.stack(shown + [shown[-1]] * (clip - len(shown)))
+            scores = np.asarray(decide(full))
             last = start + len(window) == length
             end = len(window) if last else clip - margin
-            frames = [video.frames[t] for t in range(done, start + end)]
-            with ThreadPoolExecutor() as pool:
-                yield from pool.map(finished, frames, scores[done - start : end])
+            for place in range(done - start, end):
+                seen = window[place]
+                yield Moment(scores[place] * moves(seen.channels), seen.back, seen.ahead)
             done = start + end
             step = 0 if last else done - margin - start
             window, start = window[step:], start + step
+
+    def segment(video: Video) -> Iterator[np.ndarray]:
+        length, size = len(video.frames), video.frames[0].shape[:2]
+        small: deque[np.ndarray] = deque()
+        found = moments(motions(video, small), length)
+        scores = carried(found) if carry else (moment.scores for moment in found)
+
+        def finished(picture: np.ndarray, score: np.ndarray) -> np.ndarray:
+            if colours:
+                score = to_size(score, picture.shape[:2])
+                score = sharpened(picture, score, cut=0.0 if fast else 0.5)
+            return to_size(score, size)
+
+        with ThreadPoolExecutor() as pool:
+            while together := list(islice(scores, clip - 2 * margin)):
+                yield from pool.map(finished, [small.popleft() for _ in together], together)
 
     return segment
 
