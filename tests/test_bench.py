@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from jaxvos.programs.bench.data import write_clips
-from jaxvos.programs.bench.measure import Extent, alone, environment, peak_memory, seconds
+from jaxvos.programs.bench.measure import (
+    Extent,
+    alone,
+    environment,
+    peak_memory,
+    seconds,
+    seconds_in_turn,
+)
 from jaxvos.programs.bench.objects import touching
 from jaxvos.programs.bench.results import _multiply
 from jaxvos.programs.bench.suite import BENCHMARKS, bench, markdown, training
@@ -233,3 +240,11 @@ def test_clips_are_multiplied_into_a_data_set_that_can_be_scored(tmp_path):
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_whole_window_says_what_the_segmenter_does(name):
     assert _schedules(name, True)["apart"] < 1e-5
+
+
+def test_calls_that_are_compared_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    taken = seconds_in_turn(calls, 3)
+    assert "".join(order) == "ab" + 3 * "ab", "the first of each does not count"
+    assert [len(taken[name]) for name in "ab"] == [3, 3]

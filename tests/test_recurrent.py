@@ -188,6 +188,20 @@ def test_the_cell_takes_any_leading_axes_and_its_update_gate_weighs_the_candidat
     np.testing.assert_allclose(cell.apply(deaf, h, x), cell.apply(deaf, h + 1, x), atol=1e-6)
 
 
+@pytest.mark.parametrize("state_first", [False, True])
+def test_inputs_that_stay_can_be_convolved_beforehand(state_first):
+    cell = ConvGRUCell(3, kernel=(1, 5), state_first=state_first)
+    x, h = clip(channels=6), clip(5, channels=3)
+    variables = cell.init(jax.random.key(0), h, x)
+    biases = {"bias": jnp.linspace(-1, 1, 3)}
+    params = {name: gate | biases for name, gate in variables["params"].items()}
+    stays, comes = x[..., :4], x[..., 4:]
+    held = cell.apply({"params": params}, stays, method="held")
+    found = cell.apply({"params": params}, h, comes, held)
+    expected = cell.apply({"params": params}, h, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=NAMES)
 def test_bfloat16_keeps_float32_parameters_and_cell_states(layer):
     x = clip()

@@ -135,15 +135,33 @@ class Update(nn.Module):
             self.mask1, self.mask2 = same(256), conv(576, (1, 1))
 
     def __call__(
-        self, state: jax.Array, context: jax.Array, seen: jax.Array, flow: jax.Array
+        self,
+        state: jax.Array,
+        context: jax.Array,
+        seen: jax.Array,
+        flow: jax.Array,
+        held: Sequence[Sequence[jax.Array]] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         motion = self.motion(seen, flow)
-        x = jnp.concatenate([context, motion], axis=-1)
-        for gru in (self.gru,) if self.small else (self.gru1, self.gru2):
-            state = gru(state, x)
+        if held is None:
+            x = jnp.concatenate([context, motion], axis=-1)
+            for gru in self.grus:
+                state = gru(state, x)
+        else:
+            for gru, of_context in zip(self.grus, held, strict=True):
+                state = gru(state, motion, of_context)
         change = self.head2(nn.relu(self.head1(state))).astype(jnp.float32)
         self.sow("intermediates", "steps", (seen, motion, state, change))
         return state, change
+
+    @property
+    def grus(self) -> tuple[ConvGRUCell, ...]:
+        """The cells that the state goes through, one after the other."""
+        return (self.gru,) if self.small else (self.gru1, self.gru2)
+
+    def held(self, context: jax.Array) -> list[list[jax.Array]]:
+        """What the context gives the gates of each cell: the same in every iteration."""
+        return [gru.held(context) for gru in self.grus]
 
     def motion(self, seen: jax.Array, flow: jax.Array) -> jax.Array:
         """What correlation and flow tell, the flow itself last: [B, h, w, 82 or 128]."""
@@ -266,13 +284,16 @@ class RAFT(nn.Module):
             state, places = carry
             places = jax.lax.stop_gradient(places)
             seen = read(pyramid, places, self.radius)
-            state, change = update(state, inputs, seen, places - zero)
+            state, change = update(state, inputs, seen, places - zero, held)
             places = places + change
             return (state, places), update.enlarged(state, places - zero) if every else None
 
         carry = (state, start)
+        held = None
         if self.is_initializing():
             step(self.update, carry, None)
+        elif not every:  # a third of the cells' work is the same in every iteration
+            held = self.update.held(inputs)
         loop = nn.scan(
             step,
             variable_broadcast="params",

@@ -15,13 +15,14 @@ LEVELS = 4
 
 
 def volume(a: jax.Array, b: jax.Array, levels: int = LEVELS) -> list[jax.Array]:
-    """The pyramid [B, h w, h / 2^i, w / 2^i] float32 of features [B, h, w, C]."""
+    """The pyramid [B, h w, h / 2^i, w / 2^i] float32 of features [B, h, w, C].
+
+    Each level is a product with averaged features: averaging the volume itself takes longer.
+    """
     rows = a.reshape(a.shape[0], -1, a.shape[-1]).astype(jnp.float32)
-    full = jnp.einsum("bqc,byxc->bqyx", rows, b.astype(jnp.float32))
-    pyramid = [full / jnp.sqrt(jnp.float32(a.shape[-1]))]
-    for _ in range(levels - 1):
-        pyramid.append(_halved(pyramid[-1][..., None])[..., 0])
-    return pyramid
+    scale = jnp.sqrt(jnp.float32(a.shape[-1]))
+    levels_of_b = averaged(b.astype(jnp.float32), levels)
+    return [jnp.einsum("bqc,byxc->bqyx", rows, level) / scale for level in levels_of_b]
 
 
 def averaged(b: jax.Array, levels: int = LEVELS) -> list[jax.Array]:
@@ -42,8 +43,9 @@ def lookup(pyramid: list[jax.Array], places: jax.Array, radius: int) -> jax.Arra
     flat = places.reshape(batch, -1, 2)
     windows = []
     for i, level in enumerate(pyramid):
-        at = jax.vmap(jax.vmap(lambda m, p: _window(m[..., None], p, radius)[..., 0]))
-        windows.append(at(level, flat / 2**i).reshape(batch, height, width, -1))
+        at = flat / 2**i
+        found = jax.vmap(jax.vmap(_interpolated))(_patches(level, at, radius)[..., None], at)
+        windows.append(found.reshape(batch, height, width, -1))
     return jnp.concatenate(windows, axis=-1)
 
 
@@ -76,9 +78,21 @@ def _halved(maps: jax.Array) -> jax.Array:
     return cut.reshape(*maps.shape[:-3], height, 2, width, 2, maps.shape[-1]).mean(axis=(-4, -2))
 
 
-def _window(level: jax.Array, place: jax.Array, radius: int) -> jax.Array:
-    """[2 radius + 1 (x), 2 radius + 1 (y), C] of a map [h, w, C] around a place (x, y)."""
-    return _interpolated(_patch(level, place, radius), place)
+def _patches(level: jax.Array, places: jax.Array, radius: int) -> jax.Array:
+    """Patches [B, q, 2 radius + 2 (y), 2 radius + 2 (x)] of maps [B, q, h, w], one place in each.
+
+    As `_patch`, number by number: slices of maps with a border would need that in memory.
+    """
+    batch, count, height, width = level.shape
+    reach = jnp.arange(2 * radius + 2).reshape(1, 1, -1)
+    x, y = jnp.moveaxis(jnp.floor(places).astype(jnp.int32) - radius, -1, 0)
+    x, y = x[..., None] + reach, y[..., None] + reach
+    inside = ((y >= 0) & (y < height))[..., :, None] & ((x >= 0) & (x < width))[..., None, :]
+    x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+    b, q = jnp.arange(batch).reshape(-1, 1, 1, 1), jnp.arange(count).reshape(1, -1, 1, 1)
+    at = b, q, y[..., :, None], x[..., None, :]
+    found = level.at[at].get(mode="promise_in_bounds")
+    return jnp.where(inside, found, 0)
 
 
 def _patch(level: jax.Array, place: jax.Array, radius: int) -> jax.Array:

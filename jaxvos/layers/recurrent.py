@@ -5,7 +5,7 @@ the loop over time (`over_time`) holds the convolution of the state and the gate
 convolution with zero padding, `.` a product of elements.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -236,27 +236,84 @@ class ConvGRUCell(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: DType | None = None
 
-    @nn.compact
-    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        conv = partial(
-            nn.Conv,
-            self.features,
-            self.kernel,
-            padding=[*map(_padding, self.kernel)],
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-        )
+    def setup(self) -> None:
+        _padding(max(self.kernel)), _padding(min(self.kernel))
+        gate = partial(_Gate, self.features, self.kernel, self.kernel_init, self.dtype)
+        self.update_gate, self.reset_gate, self.out_gate = gate(), gate(), gate()
+
+    def __call__(
+        self, h: jax.Array, x: jax.Array, held: Sequence[jax.Array] | None = None
+    ) -> jax.Array:
+        """The new state.
+
+        Args:
+            h: The state.
+            x: The input; with `held`, what is left of it.
+            held: `self.held` of the input's first channels.
+        """
         wide = jnp.promote_types(h.dtype, jnp.float32)
         _check_state((h,), (*x.shape[:-1], self.features))
+        update, reset, out = (jnp.zeros((), wide),) * 3 if held is None else held
+        count = 0 if held is None else self.update_gate.inputs() - self.features - x.shape[-1]
+        first = self.features if self.state_first else 0
+        left_out = slice(first, first + count)
 
         def joined(state: jax.Array) -> jax.Array:
             both = (state, x) if self.state_first else (x, state)
             return jnp.concatenate(both, axis=-1)
 
-        update = nn.sigmoid(conv(name="update_gate")(joined(h)).astype(wide))
-        reset = nn.sigmoid(conv(name="reset_gate")(joined(h)).astype(wide))
+        both = joined(h)
+        update = nn.sigmoid(self.update_gate(both, left_out).astype(wide) + update)
+        reset = nn.sigmoid(self.reset_gate(both, left_out).astype(wide) + reset)
         kept = (reset * h).astype(h.dtype)
-        return _between(h, jnp.tanh(conv(name="out_gate")(joined(kept)).astype(wide)), update)
+        return _between(
+            h, jnp.tanh(self.out_gate(joined(kept), left_out).astype(wide) + out), update
+        )
+
+    def held(self, x: jax.Array) -> list[jax.Array]:
+        """What the first channels [..., H, W, C'] of an input give the gates, for many steps alike.
+
+        The cell must have parameters.
+        """
+        first = self.features if self.state_first else 0
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        gates = self.update_gate, self.reset_gate, self.out_gate
+        return [gate.part(x, first).astype(wide) for gate in gates]
+
+
+class _Gate(nn.Module):
+    """A biased convolution of [..., H, W, C], of which a part can be done beforehand."""
+
+    features: int
+    kernel: tuple[int, int]
+    kernel_init: nn.initializers.Initializer
+    dtype: DType | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, left_out: slice) -> jax.Array:
+        """Of all channels but those `left_out`, which `x` then lacks."""
+        inputs = x.shape[-1] + left_out.stop - left_out.start
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel, inputs, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        seen = [kernel[:, :, : left_out.start], kernel[:, :, left_out.stop :]]
+        return self._convolved(x, jnp.concatenate(seen, axis=2), bias)
+
+    def inputs(self) -> int:
+        """Channels of the whole input."""
+        return self.get_variable("params", "kernel").shape[2]
+
+    def part(self, x: jax.Array, first: int) -> jax.Array:
+        """What channels `first` and the following ones add, without the bias."""
+        kernel = self.get_variable("params", "kernel")[:, :, first : first + x.shape[-1]]
+        return self._convolved(x, kernel, jnp.zeros(self.features, kernel.dtype))
+
+    def _convolved(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padding = [(_padding(side),) * 2 for side in self.kernel]
+        layout = ("NHWC", "HWIO", "NHWC")
+        flat = x.reshape(-1, *x.shape[-3:])
+        flat = jax.lax.conv_general_dilated(flat, kernel, (1, 1), padding, dimension_numbers=layout)
+        return (flat + bias.reshape(1, 1, 1, -1)).reshape(*x.shape[:-1], self.features)
 
 
 def bidirectional(

@@ -59,12 +59,22 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
 
     The first call may compile, read files for the first time, and fill caches.
     """
-    jax.block_until_ready(call())
-    taken = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
+    return seconds_in_turn({"": call}, repeats)[""]
+
+
+def seconds_in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """`seconds` of several calls that are compared: one after the other, and so again.
+
+    What else the machine does so slows all of them alike.
+    """
+    for call in calls.values():
         jax.block_until_ready(call())
-        taken.append(time.perf_counter() - begin)
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            taken[name].append(time.perf_counter() - begin)
     return taken
 
 

@@ -38,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "memory": windows.memory,
     "attention": network.attention,
     "flow": motion.optical_flow,
+    "with_flow": motion.systems_with_flow,
     "train_step": training.train_step,
     "pipeline": data.pipeline,
     "procedural": data.procedural,
