@@ -7,6 +7,7 @@ stand still in the world, some of them in front. Light, noise and motion blur co
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
@@ -49,6 +50,15 @@ WILD = World(
     noise=3.0,
 )
 """As hand-held films of the real world: faster cameras and bodies, surfaces without texture."""
+
+OUTDOORS = replace(
+    WILD,
+    cast=0.35,
+    planted=0.45,
+    trail=0.35,
+    trails=Looks(saturation=(0.0, 0.3), value=(0.4, 1.0), plain=0.5),
+)
+"""WILD, where bodies stand on their feet, throw shadows and leave wakes, spray, dust and smoke."""
 
 SEEDS = {"train": 0, "val": 1, "test": 2}
 """The seed of each split's clips where none is given: no two splits share one."""

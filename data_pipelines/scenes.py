@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from data_pipelines.camera import Camera, random_camera, remembered
@@ -24,7 +25,9 @@ from data_pipelines.sprites import (
     skin,
     wander,
 )
+from data_pipelines.striders import strider
 from data_pipelines.textures import Looks, octaves, palette, texture
+from data_pipelines.trails import trail
 
 Span = tuple[float, float]
 Size = tuple[int, int]
@@ -51,9 +54,12 @@ class World:
         camera: Speed of the camera; zoom, roll, tilt and shake go with it. 0: a tripod.
         follow: How often the camera follows the first object, so that the background moves instead.
         water: How often the far background ripples.
-        shadow: How often objects cast shadows.
+        shadow: How often objects have a dark spot under them.
+        cast: How often the light throws the whole shadow of a body with joints on the ground.
+        planted: How many of the bodies with joints walk on feet that stand on the ground.
+        trail: How many bodies leave a wake, spray, dust or smoke.
         camouflage: How often an object wears the colours of the background.
-        background, movers, still: The colours of each.
+        background, movers, still, trails: The colours of each.
         illumination: How much light changes over place and time, as a power of e.
         noise: Most standard deviation of the sensor's noise, in grey levels.
         shutter: Longest exposure, in frames; none in half of the clips.
@@ -74,10 +80,14 @@ class World:
     follow: float = 0.5
     water: float = 0.2
     shadow: float = 0.3
+    cast: float = 0.0
+    planted: float = 0.0
+    trail: float = 0.0
     camouflage: float = 0.25
     background: Looks = ANY
     movers: Looks = ANY
     still: Looks = ANY
+    trails: Looks = ANY
     illumination: float = 0.25
     noise: float = 5.0
     shutter: float = 0.8
@@ -120,12 +130,23 @@ def _movers(
         length = unit * float(rng.uniform(*world.size)) / (1 + 0.25 * number)
         kind = _kind(rng, world)
         way = _way(rng, spot, unit, kind is lump, world)
-        outer = _seen(camera, way, followed=follows and number == 0)
-        pieces = kind(rng, length, *map(skin, clothes))
+        place = _in_world(camera, way, followed=follows and number == 0)
+        outer = _seen(camera, place)
+        walks = kind is not lump and _happens(rng, world.planted)
+        if walks:
+            pieces = strider(rng, length, *map(skin, clothes), place)
+        else:
+            pieces = kind(rng, length, *map(skin, clothes))
+        if kind is not lump and _happens(rng, world.cast):
+            pieces = [*_cast(rng, pieces, length), *pieces]
         if shadows and kind is not lump:  # a tumbling thing's would go round with it
             pieces = [_shadow(rng, length), *pieces]
         ripples = _ripple(rng, 0.12 * length, length) if rng.random() < world.rippling else None
-        moving.append([_moving(p, outer, number + 1, ripples) for p in pieces])
+        layers = [_moving(p, outer, number + 1, None if walks else ripples) for p in pieces]
+        if _happens(rng, world.trail):
+            puffs = trail(rng, length, palette(rng, world.trails), place, camera.at(1.0))
+            layers = [*layers, *puffs] if rng.random() < 0.3 else [*puffs, *layers]
+        moving.append(layers)
         spot = spot + rng.uniform(-0.6, 0.6, 2) * length if together else _spot(rng, size, 0.2)
     return moving
 
@@ -157,15 +178,23 @@ def _way(
     return place
 
 
-def _seen(camera: Camera, way: Place, followed: bool) -> Place:
-    """Where `camera` sees the body that goes its `way`; always at one spot if it is `followed`."""
-    view = camera.at(1.0)
+def _in_world(camera: Camera, way: Place, followed: bool) -> Place:
+    """Where the body that goes its `way` is; ahead of the `camera` wherever that pans, if followed.
 
-    def outer(t: float) -> np.ndarray:
+    What follows a body holds still in the picture, and the background moves.
+    """
+
+    def place(t: float) -> np.ndarray:
         ahead = translation(*camera.shift(t)) if followed else np.eye(3)
-        return view(t) @ ahead @ way(t)
+        return ahead @ way(t)
 
-    return remembered(outer)
+    return remembered(place)
+
+
+def _seen(camera: Camera, place: Place) -> Place:
+    """Where `camera` sees what has a `place` in the world."""
+    view = camera.at(1.0)
+    return remembered(lambda t: view(t) @ place(t))
 
 
 def _moving(
@@ -194,6 +223,27 @@ def _shadow(rng: np.random.Generator, length: float) -> Piece:
     spot = piece(rng, skin(black), outline, at(rng.uniform(-0.2, 0.2) * length, 0.45 * length))
     alpha = spot.picture // 4 + spot.picture // 8
     return spot._replace(picture=alpha)
+
+
+def _cast(rng: np.random.Generator, pieces: list[Piece], length: float) -> list[Piece]:
+    """The shadow of a body on the ground: flat, aslant, and too thin to be what is seen."""
+    slant, flat = float(rng.uniform(-0.9, 0.9)), float(rng.uniform(0.25, 0.7))
+    thrown = np.array([[1, -slant, 0], [0, -flat, 0], [0, 0, 1.0]])
+    ground = length * 0.47
+    thrown = translation(0, ground) @ thrown @ translation(0, -ground)
+    dark = float(rng.uniform(0.25, 0.45))
+
+    def shadow(part: Piece) -> Piece:
+        picture = np.zeros_like(part.picture)
+        picture[..., 3] = cv2.blur(part.picture[..., 3], (5, 5)) * dark
+        return Piece(picture, lambda t: thrown @ part.place(t))
+
+    return [shadow(part) for part in pieces]
+
+
+def _happens(rng: np.random.Generator, share: float) -> bool:
+    """Whether this one is among a `share`; of none, nothing is drawn: older worlds stay as is."""
+    return bool(share) and rng.random() < share
 
 
 def _count(rng: np.random.Generator, span: tuple[int, int]) -> int:

@@ -37,7 +37,7 @@ import numpy as np
 from data_pipelines import flow_sets, pairs, prepared, rgb_gt_flow
 from data_pipelines.clip_cache import cached_clip
 from data_pipelines.encoded import Lazy, mask_file, picture_file
-from data_pipelines.procedural import MOTION, SALIENT, SEEDS, WILD, World, clip
+from data_pipelines.procedural import MOTION, OUTDOORS, SALIENT, SEEDS, WILD, World, clip
 from data_pipelines.specs import Options, options_of, parts_of
 from data_pipelines.synthesis import MovingStill, moving_still
 from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
@@ -49,6 +49,7 @@ WORLDS: Mapping[str, World] = {
     "procedural": MOTION,
     "procedural-salient": SALIENT,
     "procedural-wild": WILD,
+    "procedural-outdoors": OUTDOORS,
 }
 STILLS = "stills:"
 FOLDERS: Mapping[str, Callable[..., Videos]] = {
