@@ -104,18 +104,6 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     return np.ascontiguousarray(mask, np.uint8)
 
 
-def decode_pfm(data: bytes, name: str) -> np.ndarray:
-    """The flow [H, W, 2] float32 of a .pfm file of three channels; NaN where it is not finite.
-
-    `name` is for error messages.
-    """
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if values is None or values.dtype != np.float32 or values.shape[2:] != (3,):
-        raise ValueError(f"{name} cannot be decoded as flow: {len(data)} bytes, no .pfm of three.")
-    flow = values[..., :0:-1]  # OpenCV has the third channel first
-    return np.where(np.isfinite(flow).all(axis=-1, keepdims=True), flow, np.float32(np.nan))
-
-
 def _entry(
     source: Sequence[Mapping[str, Any]],
     video: str,

@@ -10,9 +10,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.encoded import Lazy, column, decode_mask, decode_pfm, decode_picture
+from data_pipelines.encoded import Lazy, column, decode_mask, decode_picture
 from data_pipelines.specs import Options
 from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
+from jaxvos.flow.files import decode_pfm
 
 FIXATIONS = "fixations"
 """The data set of videos with eye movements, read by `data_pipelines.fixations`."""

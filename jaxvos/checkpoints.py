@@ -66,6 +66,23 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     return unflatten_dict(arrays, sep="/"), metadata
 
 
+def weights_of(
+    source: str | Path, system: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """`read_weights` of a file or of a training run's folder, which must be those of `system`.
+
+    Args:
+        source: A .safetensors file, or the folder that `jaxvos train` has left one in.
+        system: Its name; None takes any.
+    """
+    path = Path(source)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    variables, metadata = read_weights(path)
+    if system not in (None, metadata["system"]):
+        raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of {system!r}.")
+    return variables, metadata
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Puts `data` at `path` such that a crash or a full disk leaves the old file or the new one."""
     # Not safetensors' own save_file: its files can be read by nobody but their owner.

@@ -58,6 +58,33 @@ _WEIGHTS = ("kernel", "scale", "negative_slope", "embedding", "weight")
 # What Caffe's kinds, as `caffe_import` calls them, are here; a ConvLSTM's are several modules.
 _CAFFE = {"slope": "scale", "x_weight": "x_conv/kernel", "h_weight": "h_conv/kernel"}
 _CAFFE |= {f"peep_{gate}": f"peephole_{gate}" for gate in "ifo"}
+_CAFFE_BLOCKS = (("a", "block0"), (r"b(\d+)", r"block\1"), ("b", "block1"), ("c", "block2"))
+_CAFFE_BRANCHES = (("1", "project_{}"), ("2a", "{}1"), ("2b", "{}2"), ("2c", "{}3"))
+_CAFFE_KINDS = (("res", "conv"), ("(?:bn|scale)", "bn"))
+
+
+def caffe_resnet(under: str, *, begin: str = "", last: str = "") -> Names:
+    """Names of the layers of Caffe's ResNets, whose res2 is our layer1, for the module `under`.
+
+    Args:
+        under: Its path.
+        begin: A pattern that the names may begin with.
+        last: What they end in.
+    """
+    return (
+        (f"{begin}conv1{last}", f"{under}/conv1"),
+        (f"{begin}(?:bn|scale)_conv1{last}", f"{under}/bn1"),
+        *(
+            (
+                f"{begin}{prefix}{stage}{block}_branch{branch}{last}",
+                f"{under}/layer{stage - 1}/{at}/{form.format(kind)}",
+            )
+            for stage in (2, 3, 4, 5)
+            for block, at in _CAFFE_BLOCKS
+            for branch, form in _CAFFE_BRANCHES
+            for prefix, kind in _CAFFE_KINDS
+        ),
+    )
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import builders, sources
-from data_pipelines.encoded import decode_pfm
-from jaxvos.flow.files import read_flow
+from jaxvos.flow.files import decode_pfm, read_flow
 from jaxvos.programs.prepare import prepare
 from tests.made_up_data import first
 from tests.test_flow_sets import SIZE, field, show, things, write_pfm  # noqa: F401
@@ -32,7 +31,7 @@ def test_pfm_of_bytes_is_that_of_the_file(tmp_path, order):
     np.testing.assert_array_equal(found, read_flow(tmp_path / "a.pfm"))
     assert found.dtype == np.float32 and np.isnan(found).all(axis=-1).sum() == 2
     for bad in (b"", b"hello", data[:-7], data.replace(b"PF", b"Pf", 1)):
-        with pytest.raises(ValueError, match=f"flow 3 of b cannot be decoded.* {len(bad)} bytes"):
+        with pytest.raises(ValueError, match=r"flow 3 of b (is no \.pfm file|has \d+ bytes)"):
             decode_pfm(bad, "flow 3 of b")
 
 

@@ -110,16 +110,23 @@ def _read_png(path: Path) -> np.ndarray:
 
 
 def _read_pfm(path: Path) -> np.ndarray:
-    data = path.read_bytes()
+    return decode_pfm(path.read_bytes(), str(path))
+
+
+def decode_pfm(data: bytes, name: str) -> np.ndarray:
+    """The flow [H, W, 2] float32 of a .pfm file of three channels; NaN where it is not finite.
+
+    `name` is for error messages.
+    """
     head = data[:64].split(b"\n", 3)[:3]
     try:
         kind, (width, height), scale = head[0].strip(), map(int, head[1].split()), float(head[2])
     except (IndexError, ValueError) as error:
-        raise ValueError(f"{path} is no .pfm file: it begins with {data[:16]!r}.") from error
+        raise ValueError(f"{name} is no .pfm file: it begins with {data[:16]!r}.") from error
     start = sum(len(line) + 1 for line in head)
     if kind != b"PF" or len(data) - start != 12 * width * height:
         raise ValueError(
-            f"{path} has {len(data)} bytes; three channels of {width} x {height} pixels would be "
+            f"{name} has {len(data)} bytes; three channels of {width} x {height} pixels would be "
             f"{start + 12 * width * height}. Is it whole, and is it flow?"
         )
     values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", offset=start)

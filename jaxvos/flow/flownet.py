@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvos.checkpoints import read_weights
+from jaxvos.checkpoints import weights_of
 from jaxvos.flow.each_frame import fit_flow
 from jaxvos.layers.flownet import (
     SCALE,
@@ -123,10 +123,6 @@ def estimator(
 
 def read(weights: str | Path) -> Callable[[Sequence[np.ndarray], int, int], np.ndarray]:
     """The estimator of a weights file (`jaxvos convert flownet2_c ...`) or a training's folder."""
-    path = Path(weights)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    variables, metadata = read_weights(path)
-    if metadata["system"] != "flownet2_c":
-        raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of 'flownet2_c'.")
+    variables, metadata = weights_of(weights, "flownet2_c")
     model = FlowNet2C(**json.loads(metadata["options"]))
     return estimator(model, jax.tree.map(jnp.asarray, variables))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvos.checkpoints import read_weights
+from jaxvos.checkpoints import weights_of
 from jaxvos.flow.raft import RAFT, padded, padding, prepare
 from jaxvos.typing import Variables
 
@@ -86,10 +86,6 @@ def read(
     weights: str | Path, *, iterations: int = ITERATIONS
 ) -> Callable[[Sequence[np.ndarray], int, int], np.ndarray]:
     """The estimator of a weights file (`jaxvos convert raft ...`) or a training run's folder."""
-    path = Path(weights)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    variables, metadata = read_weights(path)
-    if metadata["system"] != "raft":
-        raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of 'raft'.")
+    variables, metadata = weights_of(weights, "raft")
     model = RAFT(**json.loads(metadata["options"]))
     return estimator(model, jax.tree.map(jnp.asarray, variables), iterations=iterations)

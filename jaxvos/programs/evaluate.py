@@ -118,7 +118,7 @@ def evaluate(
         told = {"objects": objects, "proposals": proposals, "threshold": threshold}
         origin = {
             "system": loaded.name,
-            "weights": "the library's own" if weights is None else str(weights),
+            "weights": loaded.origin,
             "options": dict(options or {}),
             "smooth": smooth,
             "objects": objects,

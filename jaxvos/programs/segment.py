@@ -162,7 +162,7 @@ def segment_to_folder(
         flow = needed_flow(loaded.system, flow)
         about = {
             "system": loaded.name,
-            "weights": "the library's own" if weights is None else str(weights),
+            "weights": loaded.origin,
             "options": dict(options or {}),
             "smooth": smooth,
             "crf": crf,

@@ -13,7 +13,7 @@ import safetensors
 from flax.traverse_util import flatten_dict
 
 from jaxvos import torch_import
-from jaxvos.checkpoints import METADATA, read_weights
+from jaxvos.checkpoints import METADATA, weights_of
 from jaxvos.layers import psp_resnet
 from jaxvos.layers.peepholes import fit_peepholes, is_peephole
 from jaxvos.system import System
@@ -74,6 +74,7 @@ class Loaded(NamedTuple):
         model: The Flax module with the options that the weights were made with.
         variables: The weights.
         metadata: What the weights' file says of itself.
+        origin: Where they come from: what was asked for, or "the library's own".
     """
 
     name: str
@@ -81,6 +82,7 @@ class Loaded(NamedTuple):
     model: nn.Module
     variables: Variables
     metadata: Mapping[str, str]
+    origin: str = ""
 
     def segmenter(self, options: Mapping[str, Any] | None = None) -> Segmenter:
         """The inference protocol, with the weights' own options where no others are given.
@@ -126,15 +128,12 @@ def load(system: str | None = None, weights: str | Path | None = None) -> Loaded
             f"pass the file or the run's folder as weights=... (--weights). Those of {SHIPPED!r} "
             "alone come with the library."
         )
-    path = shipped() if weights is None else Path(weights)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    variables, metadata = read_weights(path)
+    variables, metadata = weights_of(shipped() if weights is None else weights, system)
     name = metadata["system"]
-    if system is not None and system != name:
-        raise ValueError(f"{path} holds weights of {name!r}, not of {system!r}.")
     record = get(name)
     model = record.model(**_tuples(json.loads(metadata["options"])))
-    return Loaded(name, record, model, variables, metadata)
+    origin = "the library's own" if weights is None else str(weights)
+    return Loaded(name, record, model, variables, metadata, origin)
 
 
 def pretrained(source: str | Path, name: str, variables: Variables) -> Variables:
@@ -147,9 +146,7 @@ def pretrained(source: str | Path, name: str, variables: Variables) -> Variables
     """
     path, system = Path(source), get(name)
     if path.suffix == ".safetensors" and _is_ours(path):
-        ours, metadata = read_weights(path)
-        if metadata["system"] != name:
-            raise ValueError(f"{path} holds weights of {metadata['system']!r}, not of {name!r}.")
+        ours, _ = weights_of(path, name)
         sizes = {leaf.shape for key, leaf in _flat(variables).items() if is_peephole(key)}
         ours = fit_peepholes(ours, *sizes) if len(sizes) == 1 else ours
         if system.started_from and _flat(ours).keys() != _flat(variables).keys():

@@ -328,24 +328,10 @@ def published(appearance: Path, motion: Path, joint: Path) -> dict[str, np.ndarr
 
 
 def _stream(ours: str, last: str, head: str) -> torch_import.Names:
-    """Names of a stream's layers, all of which end in `last`; Caffe's res2 is our layer1."""
-    begin, names = f"(?:{ours}/)?", []
-    kinds = (("res", "conv"), ("bn", "bn"), ("scale", "bn"))
-    parts = [("branch1", "project_{}")]
-    parts += [(f"branch2{letter}", f"{{}}{i}") for i, letter in enumerate("abc", 1)]
-    blocks = (("a", "0"), (r"b(\d+)", r"\1"), ("b", "1"), ("c", "2"))
-    for stage in (2, 3, 4, 5):
-        for block, number in blocks:
-            path = f"{ours}/resnet/layer{stage - 1}/block{number}/"
-            names += [
-                (f"{begin}{theirs}{stage}{block}_{part}{last}", path + name.format(kind))
-                for theirs, kind in kinds
-                for part, name in parts
-            ]
+    """Names of a stream's layers, all of which end in `last`."""
+    begin = f"(?:{ours}/)?"
     return (
-        (f"{begin}conv1{last}", f"{ours}/resnet/conv1"),
-        (f"{begin}(?:bn|scale)_conv1{last}", f"{ours}/resnet/bn1"),
-        *names,
+        *torch_import.caffe_resnet(f"{ours}/resnet", begin=begin, last=last),
         (f"{begin}{head}_c([0-3]){last}", rf"{ours}/fc1_c\1"),
     )
 

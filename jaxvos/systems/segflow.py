@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxvos import torch_import
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flownet import SCALE, STRIDE, FlowNetS, between, length, resample
 from jaxvos.layers.pixels import caffe_bgr as prepare
@@ -359,21 +360,8 @@ def segmenter(
 
 
 # res4b22_branch2a is the first convolution of block 22 of the third stage; letters count too.
-_BLOCKS = (("a", "block0"), (r"b(\d+)", r"block\1"), ("b", "block1"), ("c", "block2"))
-_BRANCHES = (("1", "project_{}"), ("2a", "{}1"), ("2b", "{}2"), ("2c", "{}3"))
-_KINDS = (("res", "conv"), ("(?:bn|scale)", "bn"))
-
 NAMES = (
-    (r"conv1", r"resnet/conv1"),
-    (r"(?:bn|scale)_conv1", r"resnet/bn1"),
-    *(
-        (f"{prefix}{stage}{block}_branch{branch}", f"resnet/layer{stage - 1}/{at}/{leaf}")
-        for stage in (2, 3, 4, 5)
-        for block, at in _BLOCKS
-        for branch, form in _BRANCHES
-        for prefix, kind in _KINDS
-        for leaf in (form.format(kind),)
-    ),
+    *torch_import.caffe_resnet("resnet"),
     (r"img([01])s_aug", r"mean\1"),
     (r"conv1_flowS", r"flownet/shallow/conv1"),
     (r"(conv[23])", r"flownet/shallow/\1"),
