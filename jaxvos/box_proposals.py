@@ -1,4 +1,4 @@
-"""Object proposals from files: which of a video's first frame are instances of the foreground.
+"""Object proposals from files, and which of a video's first frame are instances of the foreground.
 
 The released selection of AGNN (Wang et al., ICCV 2019) for DAVIS-2017: a detector's boxes are kept
 where they agree with the foreground, or are sure of themselves. What follows there, masks and
@@ -9,15 +9,19 @@ frame; what else an entry holds is left aside.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxvos import crf
+from jaxvos.davis_layout import read_labels
 from jaxvos.metrics.davis17 import PROPOSALS
 from jaxvos.whole_file import whole_file
+
+Proposals = str | Path | Callable[[int], np.ndarray]
+"""A folder of proposals, or a function of a frame's number that gives their labels [H, W]."""
 
 CRF = "agnn"
 """AGNN's settings. Its selection used a CRF that was not released; these stand in for it."""
@@ -137,6 +141,45 @@ def write(proposals: Sequence[Proposal], path: str | Path) -> None:
     ]
     with whole_file(path) as partial:
         partial.write_text(json.dumps(rows, sort_keys=True, indent=4))
+
+
+def frames_of(
+    proposals: Proposals | None, names: Sequence[str], video: str
+) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None:
+    """(t, scores [H, W], picture [H, W, 3]) -> labels [H, W] of the proposals of frame t; or None.
+
+    Args:
+        proposals: A function of t; or a folder of FRAME.png or .json, or of such folders by video,
+            which must have those of all frames.
+        names: The frames'.
+        video: Its name.
+    """
+    if proposals is None:
+        return None
+    if callable(proposals):
+        return lambda t, *_: proposals(t)
+    own = Path(proposals, video)
+    folder = own if own.is_dir() else Path(proposals)
+    files = [_file(folder, name) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
+    if missing:
+        raise ValueError(
+            f"{folder} has no proposals for {len(missing)} of {len(files)} frames; the first that "
+            f"is missing is {missing[0]} (.png or .json)."
+        )
+
+    def proposed(t: int, scores: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        if files[t].suffix == ".png":
+            return read_labels(files[t])
+        chosen = select(read(files[t]), scores, picture)
+        return labels(chosen, picture.shape[:2])
+
+    return proposed
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    found = (folder / f"{name}{suffix}" for suffix in (".png", ".json"))
+    return next((file for file in found if file.is_file()), None)
 
 
 def _box_overlap(a: Sequence[float], b: Sequence[float]) -> float:

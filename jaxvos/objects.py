@@ -13,7 +13,6 @@ something wide hides the middle of becomes two. Proposals can.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -21,7 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxvos import box_proposals
-from jaxvos.davis_layout import read_labels
+from jaxvos.box_proposals import Proposals
 from jaxvos.flow.bodies import two_bodies
 from jaxvos.flow.dis import dis
 from jaxvos.metrics.davis17 import PROPOSALS
@@ -39,8 +38,6 @@ from jaxvos.tracks import (
     unpacked,
 )
 from jaxvos.typing import Segmenter, Video
-
-Proposals = str | Path | Callable[[int], np.ndarray]
 
 SMALLEST = 1e-4
 """Regions below this share of the picture (41 pixels of 854 x 480) begin no track: specks."""
@@ -95,7 +92,7 @@ def tracked(
     def segment(video: Video) -> Iterator[np.ndarray]:
         names = getattr(video.frames, "names", None)
         names = names or [f"{t:05d}" for t in range(len(video.frames))]
-        proposed = _reader(proposals, names, video.name)
+        proposed = box_proposals.frames_of(proposals, names, video.name)
         size = video.frames[0].shape[:2]
         tracks, kept = _forward(video, names, segmenter, bound, proposed)
         life = looked_back(tracks, kept, size)
@@ -319,38 +316,6 @@ def _parted(labels: np.ndarray, flow: np.ndarray, tracks: list[Track]) -> np.nda
             parts = _nearest(parts).repeat(step, 0).repeat(step, 1)[:height, :width]
             labels[box][inside & (parts == 2)] = born(tracks, Track(parent=k))
     return labels
-
-
-def _reader(
-    proposals: Proposals | None, names: Sequence[str], video: str
-) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None:
-    """(t, scores, picture) -> the proposals of a frame; a folder must have those of all frames."""
-    if proposals is None:
-        return None
-    if callable(proposals):
-        return lambda t, *_: proposals(t)
-    own = Path(proposals, video)
-    folder = own if own.is_dir() else Path(proposals)
-    files = [_file(folder, name) for name in names]
-    missing = [name for name, file in zip(names, files, strict=True) if file is None]
-    if missing:
-        raise ValueError(
-            f"{folder} has no proposals for {len(missing)} of {len(files)} frames; the first that "
-            f"is missing is {missing[0]} (.png or .json)."
-        )
-
-    def read(t: int, scores: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        if files[t].suffix == ".png":
-            return read_labels(files[t])
-        chosen = box_proposals.select(box_proposals.read(files[t]), scores, picture)
-        return box_proposals.labels(chosen, picture.shape[:2])
-
-    return read
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    found = (folder / f"{name}{suffix}" for suffix in (".png", ".json"))
-    return next((file for file in found if file.is_file()), None)
 
 
 def _regions(proposed: np.ndarray, foreground: np.ndarray, where: str) -> np.ndarray:
