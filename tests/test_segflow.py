@@ -13,6 +13,7 @@ from jaxvos.recipe import model_options, read_recipe
 from jaxvos.system import initialise, shapes
 from jaxvos.systems import segflow
 from jaxvos.typing import Video
+from jaxvos.video import write_mask
 
 SIZE = (32, 48)
 FRAME = (40, 60)
@@ -209,7 +210,7 @@ def test_any_length_compiles_once_and_a_single_frame_has_scores(tiny):
     assert segflow._score._cache_size() == compiled
 
 
-def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny):
+def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny, tmp_path):
     model, variables = tiny
     mask = np.zeros(FRAME, np.int32)
     mask[:, :30] = 3  # the number of an object
@@ -226,6 +227,13 @@ def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny):
         return -np.log(np.where(mask > 0, scores, 1 - scores) + 1e-6).mean()
 
     assert entropy(first[0]) < 0.95 * entropy(plain[0])
+    (tmp_path / "video").mkdir()
+    write_mask(tmp_path / "video" / "00000.png", mask)
+    write_mask(tmp_path / "video" / "00001.png", 0 * mask)
+    bare = clip._replace(first_mask=None)
+    for place in (tmp_path, tmp_path / "video" / "00000.png"):
+        told = segflow.segmenter(model, variables, size=SIZE, tuning=8, rate=1e-8, mask=str(place))
+        np.testing.assert_array_equal(next(told(bare)), first[0])
     own = segflow.tuned(model, variables, clip, SIZE, steps=1, rate=1e-8)
     changed = {
         name: any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), part, before)))
@@ -236,9 +244,17 @@ def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny):
     assert {name for name, moved in changed.items() if moved} == set(segflow.TUNED)
 
 
-def test_tuning_without_a_first_mask_is_refused(tiny):
+def test_tuning_without_a_first_mask_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"no first mask, which tuning=2 .* `first_mask`"):
         next(segflow.segmenter(*tiny, size=SIZE, tuning=2)(video(2)))
+    (tmp_path / "other").mkdir()
+    told = segflow.segmenter(*tiny, size=SIZE, tuning=2, mask=str(tmp_path))
+    with pytest.raises(ValueError, match=r"video has no \.png"):
+        next(told(video(2)))
+    write_mask(tmp_path / "small.png", np.zeros((4, 5), np.uint8))
+    told = segflow.segmenter(*tiny, size=SIZE, tuning=2, mask=str(tmp_path / "small.png"))
+    with pytest.raises(ValueError, match=r"small.png is \(4, 5\), the first frame is"):
+        next(told(video(2)))
     with pytest.raises(ValueError, match="tuning=-1"):
         segflow.segmenter(*tiny, size=SIZE, tuning=-1)
 

@@ -23,6 +23,7 @@ does not); the last frame is paired with itself, and says that nothing moves.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +33,7 @@ import numpy as np
 import optax
 
 from jaxvos import torch_import
+from jaxvos.davis_layout import read_labels
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flownet import SCALE, STRIDE, FlowNetS, between, length, resample
 from jaxvos.layers.pixels import caffe_bgr as prepare
@@ -297,7 +299,7 @@ def tuned(
     if video.first_mask is None:
         raise ValueError(
             f"{video.name} has no first mask, which tuning={steps} learns from: it is Video's "
-            "`first_mask`, object numbers of frame 0. tuning=0 goes without."
+            "`first_mask`, object numbers of frame 0, or --set mask=FILE. tuning=0 goes without."
         )
     pair = next(_pairs(video, size))
     object_ = np.asarray(video.first_mask > 0, np.uint8)
@@ -309,6 +311,19 @@ def tuned(
             model, variables, state, pair[:, :, ::way], mask[:, ::way], rate=rate
         )
     return variables
+
+
+def _first_mask(place: Path, video: Video) -> np.ndarray:
+    """The labels [H, W] of the video's first frame, in a file or a folder of the video's name."""
+    if place.is_dir():
+        found = min((place / video.name).glob("*.png"), default=None)
+        if found is None:
+            raise ValueError(f"{place / video.name} has no .png: the mask of a first frame.")
+        place = found
+    labels, size = read_labels(place), video.frames[0].shape[:2]
+    if labels.shape != size:
+        raise ValueError(f"{place} is {labels.shape}, the first frame is {size} (H, W).")
+    return labels
 
 
 def _pairs(video: Video, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -329,6 +344,7 @@ def segmenter(
     *,
     size: tuple[int, int] = SIZE,
     tuning: int = 0,
+    mask: str | None = None,
     rate: float = 1e-9,
     batch: int = 1,
 ) -> Segmenter:
@@ -340,6 +356,8 @@ def segmenter(
         size: What frames are resized to, without regard to their aspect.
         tuning: Steps on the video's first mask before it is segmented (semi-supervised); 0 for
             none. What was learned is forgotten after the video.
+        mask: Where that mask is, unless the video brings it: a label map; or a folder of
+            VIDEO/*.png (DAVIS's Annotations/480p), whose first one is taken.
         rate: Of these steps; the loss is a sum over pixels, hence as small.
         batch: Frames a compiled call. The last one is padded, so any length compiles once.
     """
@@ -351,6 +369,8 @@ def segmenter(
     def segment(video: Video) -> Iterator[np.ndarray]:
         own = variables
         if tuning and len(video.frames):
+            if video.first_mask is None and mask is not None:
+                video = video._replace(first_mask=_first_mask(Path(mask), video))
             own = tuned(model, variables, video, size, steps=tuning, rate=rate)
         maps = batched(partial(_score, model, own), _pairs(video, size), batch=batch)
         for t, scores in enumerate(maps):
