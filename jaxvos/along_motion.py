@@ -7,6 +7,7 @@ is drawn towards that of the same thing a frame earlier, as the flow has it, and
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,6 @@ RISE, FALL = 0.8, 0.95
 motion that is seen says more than motion that is not."""
 TOLERANCE = 2.0
 """Pixels by which the way there and back may miss until it counts 1 / e."""
-BEYOND = 1e3
-"""What is added to the gap of ways that leave the picture: such flow is not trusted at all."""
 SURE = 0.01
 """Scores are kept this far from 0 and 1."""
 
@@ -45,49 +44,70 @@ def carried(moments: Iterable[Moment], *, block: int = 8, margin: int = 12) -> I
     Args:
         moments: The frames in order.
         block: Frames that are answered together.
-        margin: How many frames behind them are heard; block + margin are kept.
+        margin: How many frames behind them are heard; block + margin + 1 are kept.
     """
     if block < 1 or margin < 0:
         raise ValueError(f"block={block}, margin={margin}: at least 1 and 0 frames.")
-    kept: deque[tuple[Moment, np.ndarray, np.ndarray]] = deque()  # with logits, own and carried
-    before: tuple[Moment, np.ndarray] | None = None
+    kept: deque[_Frame] = deque()
     for moment in moments:
         own = _logits(moment.scores)
-        ours = own
-        if before is not None:
-            ours = _drawn(own, before[1], moment.back, before[0].ahead)
-        before = moment, ours
-        kept.append((moment, own, ours))
-        if len(kept) == block + margin:
-            yield from _answers(kept, block)
-    yield from _answers(kept, len(kept))
+        frame = _Frame(own, own, moment.ahead)
+        if kept:
+            before = kept[-1]
+            before.trust = _trust(before.ahead, moment.back)
+            trust = _trust(moment.back, before.ahead)
+            frame.carried = _drawn(own, before.carried, moment.back, trust)
+        kept.append(frame)
+        if (
+            len(kept) > block + margin
+        ):  # the last one is not heard yet: its way back has to be there
+            yield from _answers(kept, block, block + margin)
+    yield from _answers(kept, len(kept), len(kept))
 
 
-def _answers(
-    kept: deque[tuple[Moment, np.ndarray, np.ndarray]], count: int
-) -> Iterator[np.ndarray]:
-    """Takes the first `count` frames away and answers for them, going backwards from the last."""
+@dataclass
+class _Frame:
+    """What is kept of a frame: logits, its own and carried from those before, and the way ahead."""
+
+    own: np.ndarray
+    carried: np.ndarray
+    ahead: np.ndarray
+    trust: np.ndarray | None = None  # in the way ahead; not known of the last frame
+
+
+def _answers(kept: deque[_Frame], count: int, heard: int) -> Iterator[np.ndarray]:
+    """Takes the first `count` frames away and answers for them; the first `heard` are listened to.
+
+    Logits go backwards from the last of those.
+    """
     found: deque[np.ndarray] = deque()
-    later: tuple[Moment, np.ndarray] | None = None
-    for place in range(len(kept) - 1, -1, -1):
-        moment, own, ours = kept[place]
-        theirs = own
-        if later is not None:
-            theirs = _drawn(own, later[1], moment.ahead, later[0].back)
-        later = moment, theirs
+    later: np.ndarray | None = None
+    for place in range(heard - 1, -1, -1):
+        frame = kept[place]
+        if later is None:
+            later = frame.own
+        else:
+            later = _drawn(frame.own, later, frame.ahead, frame.trust)
         if place < count:
-            found.appendleft(1 / (1 + np.exp(-(ours + theirs) / 2)))
+            found.appendleft(1 / (1 + np.exp(-(frame.carried + later) / 2)))
     for _ in range(count):
         kept.popleft()
     yield from found
 
 
-def _drawn(own: np.ndarray, other: np.ndarray, flow: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """A frame's own logits drawn to those of its neighbour, where the flow between them agrees."""
-    gap = np.linalg.norm(flow + warp(back, flow), axis=-1) + BEYOND * _outside(flow)
+def _drawn(own: np.ndarray, other: np.ndarray, flow: np.ndarray, trust: np.ndarray) -> np.ndarray:
+    """A frame's own logits drawn to those of its neighbour, as far as the flow is to be trusted."""
     brought = warp(other, flow)
-    share = np.where(own > brought, RISE, FALL) * np.exp(-((gap / TOLERANCE) ** 2))
-    return (own + share * (brought - own)).astype(np.float32)
+    share = np.where(own > brought, np.float32(RISE), np.float32(FALL)) * trust
+    return own + share * (brought - own)
+
+
+def _trust(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """[h, w] float32 in 0..1: how nearly the way there and back ends where it began."""
+    gap = ((flow + warp(back, flow)) ** 2).sum(axis=-1)
+    trust = np.exp(-gap / np.float32(TOLERANCE**2))
+    trust[_outside(flow)] = 0
+    return trust
 
 
 def _outside(flow: np.ndarray) -> np.ndarray:
