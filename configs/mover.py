@@ -92,7 +92,5 @@ def get_config(mode: str = "") -> ConfigDict:
         config.evaluation.videos = "procedural-wild:clips=1,frames=3,height=64,width=64,seed=9"
         config.evaluation.every = 2
     elif mode:
-        raise ValueError(
-            f"configs/mover.py has no mode {mode!r}; there are 'outdoors' and 'smoke'."
-        )
+        raise ValueError(f"configs/mover.py has no mode {mode!r}; there is 'smoke' and 'outdoors'.")
     return config
