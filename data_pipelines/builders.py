@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from data_pipelines.annotated import Fbms, YoutubeObjects, YoutubeVos
 from data_pipelines.davis import Davis
 from data_pipelines.fixations import Fixations
+from data_pipelines.flow_builders import Chairs, Things
 from data_pipelines.procedural_builder import Procedural
 from data_pipelines.saliency import DutOmron, Duts, Msra10k
-from data_pipelines.things_builder import Things
 
 NAMES: Mapping[str, tuple[type[tfds.core.GeneratorBasedBuilder], str | None, str]] = {
     "davis/2016": (Davis, "2016", "videos"),
@@ -21,6 +21,7 @@ NAMES: Mapping[str, tuple[type[tfds.core.GeneratorBasedBuilder], str | None, str
     "youtube_vos": (YoutubeVos, None, "videos"),
     "fbms": (Fbms, None, "videos"),
     "youtube_objects": (YoutubeObjects, None, "videos"),
+    "chairs": (Chairs, None, "videos"),
     "things": (Things, None, "videos"),
     "fixations": (Fixations, None, "videos"),
     "duts": (Duts, None, "images"),

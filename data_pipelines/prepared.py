@@ -13,7 +13,10 @@ from typing import Any
 from data_pipelines.encoded import Lazy, column, decode_mask, decode_picture
 from data_pipelines.specs import Options
 from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
-from jaxvos.flow.files import decode_pfm
+from jaxvos.flow.files import decode_flo, decode_pfm
+
+FLOWS = {".pfm": decode_pfm, ".flo": decode_flo}
+"""What reads the flow of a prepared data set."""
 
 FIXATIONS = "fixations"
 """The data set of videos with eye movements, read by `data_pipelines.fixations`."""
@@ -40,7 +43,7 @@ def videos(name: str, options: Options, split: str, data_dir: str | Path | None)
         return Videos(partial(_item, made), len(made), tuple(lengths[k] for k in kept))
     starts = (0, *accumulate(lengths))
     spans = tuple((names[k], starts[k], lengths[k]) for k in kept)
-    read = partial(_video, source, spans, bool(metadata.get("pfm")))
+    read = partial(_video, source, spans, metadata.get("flow"))
     return Videos(read, len(spans), tuple(length for *_, length in spans))
 
 
@@ -58,14 +61,14 @@ def images(
 def _video(
     source: Sequence[Mapping[str, Any]],
     spans: Sequence[tuple[str, int, int]],
-    pfm: bool,
+    form: str | None,
     number: int,
 ) -> VideoRecord:
-    """A video with masks, or with flow in .pfm files in their place."""
+    """A video with masks, or with flow in files of some form in their place."""
     name, start, length = spans[number]
     frames = column(source, name, start, length, "picture", decode_picture)
-    if pfm:
-        flow = column(source, name, start, length - 1, "flow", decode_pfm)
+    if form is not None:
+        flow = column(source, name, start, length - 1, "flow", FLOWS[form])
         return VideoRecord(name, frames, None, flow)
     return VideoRecord(name, frames, column(source, name, start, length, "mask", decode_mask))
 

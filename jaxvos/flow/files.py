@@ -72,13 +72,20 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _read_flo(path: Path) -> np.ndarray:
-    data = path.read_bytes()
+    return decode_flo(path.read_bytes(), str(path))
+
+
+def decode_flo(data: bytes, name: str) -> np.ndarray:
+    """The flow [H, W, 2] float32 of a .flo file; NaN where it is not known.
+
+    `name` is for error messages.
+    """
     if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(TAG):
-        raise ValueError(f"{path} is no .flo file: it does not begin with {TAG}.")
+        raise ValueError(f"{name} is no .flo file: it does not begin with {TAG}.")
     width, height = map(int, np.frombuffer(data, "<i4", 2, 4))
     if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
         raise ValueError(
-            f"{path} has {len(data)} bytes, but says that it is {width} x {height} pixels: "
+            f"{name} has {len(data)} bytes, but says that it is {width} x {height} pixels: "
             f"{12 + 8 * width * height} bytes. Is it whole?"
         )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)

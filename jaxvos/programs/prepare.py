@@ -23,9 +23,9 @@ def prepare(
     or of another layout is refused before anything is written.
 
     Args:
-        name: davis/2016, davis/2017, youtube_vos, fbms, youtube_objects, things (FlyingThings3D),
-            fixations, duts, msra10k, dut_omron; or procedural/motion (procedural for short) or
-            procedural/salient, which need no source.
+        name: davis/2016, davis/2017, youtube_vos, fbms, youtube_objects, chairs (FlyingChairs),
+            things (FlyingThings3D), fixations, duts, msra10k, dut_omron; or procedural/motion
+            (procedural for short) or procedural/salient, which need no source.
         source: The folder that the downloaded archives were unpacked to.
         data_dir: Where prepared data sets are kept; by default TFDS_DATA_DIR if that is set, else
             ~/tensorflow_datasets.

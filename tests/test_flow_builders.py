@@ -1,4 +1,4 @@
-"""FlyingThings3D as a prepared data set: pictures with exact flow and without masks."""
+"""FlyingChairs and FlyingThings3D as prepared data sets: pictures with exact flow, no masks."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from data_pipelines import builders, sources
 from jaxvos.flow.files import decode_pfm, read_flow
 from jaxvos.programs.prepare import prepare
 from tests.made_up_data import first
-from tests.test_flow_sets import SIZE, field, show, things, write_pfm  # noqa: F401
+from tests.test_flow_sets import SIZE, chairs, field, things, write_pfm  # noqa: F401
 
 FLOW = "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_{:04d}_L.pfm"
 
 
-def prepared(root) -> None:
-    prepare("things", root, data_dir=root.parent / "tfds", progress=False)
+def prepared(root, name="things") -> None:
+    prepare(name, root, data_dir=root.parent / "tfds", progress=False)
 
 
 def videos(root, text="things", **options):
@@ -108,3 +108,33 @@ def test_missing_and_broken_files_are_named(things):  # noqa: F811
         prepared(things)
     with pytest.raises(FileNotFoundError, match="neither of frames_cleanpass"):
         prepared(things / "optical_flow")
+
+
+def test_prepared_chairs_read_as_their_folder_does(chairs):  # noqa: F811
+    prepared(chairs, "chairs")
+    for split, count in (("train", 3), ("val", 1)):
+        ours = videos(chairs, "chairs", split=split)
+        theirs = sources.videos(f"chairs:{chairs}", split=split)
+        assert len(ours) == len(theirs) == count
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.name == b.name and len(a.frames) == 2 and a.masks is None
+            for x, y in zip((*a.frames, *a.flow), (*b.frames, *b.flow), strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+def test_chairs_without_their_list_are_all_for_training(chairs):  # noqa: F811
+    (chairs / "FlyingChairs_train_val.txt").unlink()
+    prepared(chairs, "chairs")
+    assert videos(chairs, "chairs").lengths == (2, 2, 2, 2)
+    with pytest.raises(ValueError, match=r"no split 'val'\. It has: train"):
+        videos(chairs, "chairs", split="val")
+
+
+@pytest.mark.parametrize("change", ["short", "turned", "no flo"])
+def test_flow_of_chairs_that_is_not_its_pictures_is_refused(chairs, change):  # noqa: F811
+    path = chairs / "data/00003_flow.flo"
+    data = path.read_bytes()
+    turned = data[:4] + data[8:12] + data[4:8] + data[12:]
+    path.write_bytes({"short": data[:-4], "turned": turned, "no flo": b"PIEH"}[change])
+    with pytest.raises(ValueError, match=r"1 files are no \.flo of .*00003_flow\.flo \(32 x 24\)"):
+        prepared(chairs, "chairs")
