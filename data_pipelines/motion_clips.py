@@ -11,9 +11,11 @@ import hashlib
 import multiprocessing
 import os
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from data_pipelines import sources
 from data_pipelines.augment import squash
 from data_pipelines.clips import consecutive
 from data_pipelines.records import reading, replacing_corrupt
+from data_pipelines.specs import parts_of
 from data_pipelines.video_records import VideoRecord
 from jaxvos.flow.aligned import STEPS, Aligned, aligned, channels, neighbour
 from jaxvos.whole_file import whole_file
@@ -77,11 +80,8 @@ def moving(video: VideoRecord, size: tuple[int, int]) -> Moving:
     return Moving(pictures, np.stack([m[..., 0] for _, m in pairs]), residual, homography)
 
 
-def cached(
-    videos: Sequence[VideoRecord], number: int, size: tuple[int, int], folder: Path
-) -> Moving:
-    """`moving` of a video, from a file of the folder where there is one; else it is written."""
-    path = folder / f"{number:06d}.npz"
+def cached(videos: Sequence[VideoRecord], number: int, size: tuple[int, int], path: Path) -> Moving:
+    """`moving` of a video, from the file at `path` if it is there; else it is written."""
     if not path.exists():
         _write(path, moving(videos[number], size))
     with np.load(path) as arrays:
@@ -108,7 +108,7 @@ def _write(path: Path, video: Moving) -> None:
 
 
 def folder_of(cache: str | Path, videos: str, size: tuple[int, int]) -> Path:
-    """Where a source's videos of that working size are kept, by its text; made if need be.
+    """Where videos of a source and a working size are kept, by the source's text; made if need be.
 
     How many made-up clips there are does not count: each is the same in a larger number.
     """
@@ -116,6 +116,30 @@ def folder_of(cache: str | Path, videos: str, size: tuple[int, int]) -> Path:
     folder = Path(cache).expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+class Kept(NamedTuple):
+    """Where the motion of videos is kept: a folder for each source, however they are joined.
+
+    Attributes:
+        folders: Of each source.
+        ends: The number, among all videos, of the one after each source's last.
+    """
+
+    folders: tuple[Path, ...]
+    ends: tuple[int, ...]
+
+    def path(self, number: int) -> Path:
+        """The file of a video."""
+        part = bisect(self.ends, number)
+        return self.folders[part] / f"{number - (0, *self.ends)[part]:06d}.npz"
+
+
+def kept(cache: str | Path, videos: str, size: tuple[int, int]) -> Kept:
+    """Where the motion of the videos that the text names is kept, below the folder `cache`."""
+    parts = parts_of(videos)
+    lengths = [len(sources.videos(part)) for part in parts]
+    return Kept(tuple(folder_of(cache, part, size) for part in parts), tuple(accumulate(lengths)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,7 @@ class MotionClips:
     size: tuple[int, int]
     frames: int
     gap: int
-    folder: Path
+    kept: Kept
 
     def __call__(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
         return replacing_corrupt(self._clip, number, int(self.ends[-1]), rng)
@@ -145,7 +169,7 @@ class MotionClips:
         length = int(self.ends[which]) - start
         times = consecutive(self.frames, length, number - start, self.gap, rng)
         with reading(f"video {which}"):
-            video = cached(self.videos, which, self.size, self.folder)
+            video = cached(self.videos, which, self.size, self.kept.path(which))
         order, back = [0, 1, 2, 3], rng.random() < 0.5
         if back:
             order, times = [1, 0, 3, 2], times[::-1]
@@ -179,22 +203,21 @@ def shares(mask: np.ndarray) -> np.ndarray:
     return cv2.resize(255 * mask, half, interpolation=cv2.INTER_AREA)
 
 
-def fill(videos: str, cache: str | Path, size: tuple[int, int], jobs: int) -> Path:
-    """Computes every video of a source that the cache does not hold yet; returns the folder."""
-    folder = folder_of(cache, videos, size)
-    numbers = range(len(sources.videos(videos)))
-    missing = [n for n in numbers if not (folder / f"{n:06d}.npz").exists()]
+def fill(videos: str, cache: str | Path, size: tuple[int, int], jobs: int) -> Kept:
+    """Computes every video that the cache does not hold yet; returns where all of them are."""
+    places = kept(cache, videos, size)
+    missing = [n for n in range(places.ends[-1]) if not places.path(n).exists()]
     # Not forked: OpenCV's threads, and JAX's, do not live on in a copy, which then waits for them.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = [pool.submit(_fill_one, videos, n, tuple(size), folder) for n in missing]
-        for done in track(as_completed(work), f"{folder.name}", total=len(work)):
+        work = [pool.submit(_fill_one, videos, n, tuple(size), places.path(n)) for n in missing]
+        for done in track(as_completed(work), "motion", total=len(work)):
             done.result()
-    return folder
+    return places
 
 
-def _fill_one(videos: str, number: int, size: tuple[int, int], folder: Path) -> None:
+def _fill_one(videos: str, number: int, size: tuple[int, int], path: Path) -> None:
     cv2.setNumThreads(1)
-    cached(sources.videos(videos), number, size, folder)
+    cached(sources.videos(videos), number, size, path)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from absl import flags
 from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, ImageClips, VideoClips
-from data_pipelines.motion_clips import MotionClips, folder_of
+from data_pipelines.motion_clips import MotionClips, kept
 from data_pipelines.records import ImageSamples, VideoPairs, listed
 from data_pipelines.video_records import ImageRecord, VideoRecord
 
@@ -153,8 +153,8 @@ def _records(
         pairs = VideoPairs(videos, ends, size, augment, data.stretch)
         return pairs, ImageSamples(images, size)
     if sample == "motion":
-        folder = folder_of(data.cache, data.videos, size)
-        return MotionClips(videos, ends, size, data.frames, data.gap, folder), None
+        places = kept(data.cache, data.videos, size)
+        return MotionClips(videos, ends, size, data.frames, data.gap, places), None
     if sample != "clip":
         raise ValueError(f"data.sample is {sample!r}; there are 'pair', 'clip' and 'motion'.")
     if data.order not in ORDERS:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from data_pipelines import motion_clips, sources
-from data_pipelines.motion_clips import MotionClips, cached, folder_of, mirrored, moving, shares
+from data_pipelines.motion_clips import (
+    MotionClips,
+    cached,
+    folder_of,
+    kept,
+    mirrored,
+    moving,
+    shares,
+)
 from data_pipelines.samples import training_batches
 from jaxvos.flow.aligned import aligned, channels, neighbour
 from jaxvos.recipe import read_recipe
@@ -24,12 +32,12 @@ def videos():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return folder_of(tmp_path_factory.mktemp("cache"), SPEC, SIZE)
+def places(tmp_path_factory):
+    return kept(tmp_path_factory.mktemp("cache"), SPEC, SIZE)
 
 
-def clips(videos, folder, frames=3):
-    return MotionClips(videos, np.cumsum(videos.lengths), SIZE, frames, 1, folder)
+def clips(videos, places, frames=3):
+    return MotionClips(videos, np.cumsum(videos.lengths), SIZE, frames, 1, places)
 
 
 def test_motion_is_that_of_each_frame_towards_its_neighbours(videos):
@@ -43,19 +51,19 @@ def test_motion_is_that_of_each_frame_towards_its_neighbours(videos):
         np.testing.assert_array_equal(stored.homography, expected.homography)
 
 
-def test_a_video_is_computed_once_and_read_back_as_it_was(videos, folder, monkeypatch):
+def test_a_video_is_computed_once_and_read_back_as_it_was(videos, places, monkeypatch):
     fresh = moving(videos[1], SIZE)
-    first = cached(videos, 1, SIZE, folder)
+    first = cached(videos, 1, SIZE, places.path(1))
     monkeypatch.setattr(motion_clips, "moving", lambda *_: pytest.fail("computed again"))
-    again = cached(videos, 1, SIZE, folder)
-    for kept in (first, again):
-        np.testing.assert_array_equal(kept.residual, fresh.residual)
-        np.testing.assert_array_equal(kept.homography, fresh.homography)
-        np.testing.assert_array_equal(kept.masks, fresh.masks)
-        np.testing.assert_array_equal(kept.picture(2), fresh.picture(2))
+    again = cached(videos, 1, SIZE, places.path(1))
+    for found in (first, again):
+        np.testing.assert_array_equal(found.residual, fresh.residual)
+        np.testing.assert_array_equal(found.homography, fresh.homography)
+        np.testing.assert_array_equal(found.masks, fresh.masks)
+        np.testing.assert_array_equal(found.picture(2), fresh.picture(2))
         expected = np.stack([mask != 0 for mask in videos[1].masks])
-        np.testing.assert_array_equal(kept.masks, expected)
-        error = np.abs(kept.picture(2).astype(int) - videos[1].frames[2])
+        np.testing.assert_array_equal(found.masks, expected)
+        error = np.abs(found.picture(2).astype(int) - videos[1].frames[2])
         assert error.mean() < 8
 
 
@@ -66,14 +74,14 @@ def test_a_file_is_there_whole_or_not_at_all(videos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", dies)
     with pytest.raises(OSError, match="disk full"):
-        cached(videos, 0, SIZE, tmp_path)
+        cached(videos, 0, SIZE, tmp_path / "0.npz")
     assert os.listdir(tmp_path) == []
 
 
-def test_files_of_another_size_are_refused(videos, folder):
-    cached(videos, 0, SIZE, folder)
+def test_files_of_another_size_are_refused(videos, places):
+    cached(videos, 0, SIZE, places.path(0))
     with pytest.raises(ValueError, match=r"\(64, 96\), not \(32, 48\)"):
-        cached(videos, 0, (32, 48), folder)
+        cached(videos, 0, (32, 48), places.path(0))
 
 
 def test_the_folder_is_the_sources_whatever_the_number_of_clips(tmp_path):
@@ -87,10 +95,20 @@ def test_the_folder_is_the_sources_whatever_the_number_of_clips(tmp_path):
     assert len(names) == 4
 
 
-def test_a_record_is_the_channels_of_its_frames(videos, folder):
+def test_joined_sources_keep_their_own_folders(tmp_path):
+    one, other = "procedural:clips=2,frames=3", "procedural:seed=4,clips=3,frames=3"
+    places = kept(tmp_path, f"{one}+{other}", SIZE)
+    alone = [kept(tmp_path, spec, SIZE) for spec in (one, other)]
+    assert places.ends == (2, 5)
+    expected = [alone[0].path(0), alone[0].path(1), *map(alone[1].path, range(3))]
+    assert [places.path(n) for n in range(5)] == expected
+    assert len(set(expected)) == 5
+
+
+def test_a_record_is_the_channels_of_its_frames(videos, places):
     of_video, seen = moving(videos[0], SIZE), set()
     for seed in range(24):
-        record = clips(videos, folder)(1, np.random.default_rng(seed))
+        record = clips(videos, places)(1, np.random.default_rng(seed))
         motion, masks = record["motion"].astype(np.float32), record["masks"]
         assert motion.shape == (3, 32, 48, 20) and masks.shape == (3, 32, 48, 1)
         times = [int(t) for t in record["names"].split("/")[1].split("+")]
@@ -140,9 +158,9 @@ def test_batches_come_from_the_recipes_text(tmp_path):
 def test_filling_goes_on_where_it_stopped(tmp_path, monkeypatch):
     spec = "procedural:clips=2,frames=2,height=64,width=64"
     folder = folder_of(tmp_path, spec, (64, 64))
-    cached(sources.videos(spec), 0, (64, 64), folder)
+    cached(sources.videos(spec), 0, (64, 64), folder / "000000.npz")
     before = (folder / "000000.npz").stat().st_mtime_ns
-    assert motion_clips.fill(spec, tmp_path, (64, 64), 1) == folder
+    assert motion_clips.fill(spec, tmp_path, (64, 64), 1).folders == (folder,)
     assert sorted(os.listdir(folder)) == ["000000.npz", "000001.npz"]
     assert (folder / "000000.npz").stat().st_mtime_ns == before
 
