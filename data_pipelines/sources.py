@@ -5,6 +5,7 @@
                                         year=2017, and once for each video only= or without=
     procedural                          made-up video, rendered when it is asked for
     procedural-salient:clips=64,frames=8,seed=3,height=96,width=160
+    procedural-wild, procedural-outdoors    nearer to films of the real world
     davis/2016                          a data set that `jaxvos prepare` has prepared
     msra10k+dut_omron                   several, one after the other
     stills:duts, stills:FOLDER          videos made of pictures, one of each: object and ground move

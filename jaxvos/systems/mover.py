@@ -4,8 +4,9 @@ Nothing was published; docs/motion.md says how it came about and what was tried.
 towards two neighbours before it and two behind is sought after the camera's own motion has been
 taken out (`jaxvos.flow.aligned`), and shown to the network without a scale. A U-Net looks at every
 frame, and each place of its coarse maps at itself in the other frames of a clip, since what stands
-still for a moment is known by what it did before and does next. The frame's own colours then
-sharpen the outlines (`jaxvos.colour_guided`).
+still for a moment is known by what it did before and does next. Scores are then carried along the
+motion, both ways in time (`jaxvos.along_motion`), and the frame's own colours sharpen the outlines
+(`jaxvos.colour_guided`).
 
 What its users stumble on: it knows motion, not things. Whatever stands still is background, and so
 is what moves just as the scene does; water, smoke and a wake move by themselves and are taken for
