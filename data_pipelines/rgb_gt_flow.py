@@ -16,16 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from data_pipelines.encoded import Lazy, mask_file, picture_file
 from data_pipelines.video_records import VideoRecord, Videos
 from jaxvos.davis_layout import pictures, some
-from jaxvos.flow.colour import WHEEL
-
-STILL = 16
-"""A picture of flow whose colours are all this near to white, in levels, shows no motion."""
+from jaxvos.flow.colour import flow_of_picture
 
 
 class ThreeFolders(NamedTuple):
@@ -68,25 +64,6 @@ def videos(root: str | Path, *, split: str = "train") -> Videos:
     """The videos of a split, none of them read yet."""
     found = tuple(list_three_folders(root, split=split))
     return Videos(partial(_video, found), len(found), tuple(len(f.frames) for f in found))
-
-
-def flow_of_picture(picture: np.ndarray) -> np.ndarray:
-    """The flow [H, W, 2] float32 that a colour wheel picture [H, W, 3] uint8 RGB shows.
-
-    Its unit is that of the full colour, the longest of the picture as published.
-    """
-    colour = picture.astype(np.float32) / 255
-    length = 1 - colour.min(axis=-1)
-    if length.max(initial=0) * 255 <= STILL:
-        return np.zeros((*length.shape, 2), np.float32)
-    hue = cv2.cvtColor(colour, cv2.COLOR_RGB2HSV)[..., 0]
-    turn = 2 * np.pi * np.interp(hue, _hues(), np.linspace(0, 1, len(WHEEL)))
-    return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=-1).astype(np.float32)
-
-
-def _hues() -> np.ndarray:
-    """[55]: the wheel's hues, from 0 up to nearly 360 degrees."""
-    return cv2.cvtColor(np.float32(WHEEL / 255)[None], cv2.COLOR_RGB2HSV)[0, :, 0]
 
 
 def _is_sequence(folder: Path) -> bool:

@@ -31,7 +31,10 @@ Changes = Annotated[
 ]
 Flow = Annotated[
     str | None,
-    typer.Option(help="Optical flow: dis, raft:WEIGHTS, flownet2_c:WEIGHTS, or a folder of files."),
+    typer.Option(
+        help="Optical flow: dis, raft:WEIGHTS, flownet2_c:WEIGHTS, a folder of files, or "
+        "wheel:FOLDER of colour pictures."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]

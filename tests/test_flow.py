@@ -6,6 +6,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.procedural import clip
 from jaxvos.flow.colour import WHEEL, picture
@@ -163,6 +164,24 @@ def test_a_folder_of_flow_is_read_by_the_frames_names(folder, tmp_path):
     write_flow(flows / "b.flo", field((24, 32)))
     with pytest.raises(ValueError, match=r"Flow 1 is \(24, 32, 2\)"):
         with_flow(video, flows).flow[1]
+
+
+@pytest.mark.parametrize("below", [".", "VIDEO", "VIDEO/FLOW", "FLOW"])
+def test_pictures_of_flow_are_drawn_again_as_they_are(folder, tmp_path, below):
+    video = open_video(folder)
+    place = tmp_path / "drawn" / below.replace("VIDEO", video.name)
+    place.mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        Image.fromarray(picture(field((48, 64), seed))).save(place / name)
+    found = with_flow(video, f"wheel:{tmp_path / 'drawn'}").flow
+    for seed in range(3):
+        expected, again = picture(field((48, 64), seed)), picture(found[seed])
+        assert np.abs(again.astype(int) - expected).mean() < 2
+    (place / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"no flow of 1 of the first 3 .* missing is b \(\.png or"):
+        with_flow(video, f"wheel:{tmp_path / 'drawn'}")
+    with pytest.raises(ValueError, match=r"no folder .*elsewhere with pictures of flow"):
+        with_flow(video, f"wheel:{tmp_path / 'elsewhere'}")
 
 
 def test_a_method_is_known_by_its_name(folder):

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines import sources
-from data_pipelines.rgb_gt_flow import flow_of_picture, list_three_folders, videos
+from data_pipelines.rgb_gt_flow import list_three_folders, videos
 from data_pipelines.samples import training_batches
-from jaxvos.flow.colour import picture
+from jaxvos.flow.colour import flow_of_picture, picture
 from jaxvos.layouts import list_annotated
 
 SIDE = (24, 32)

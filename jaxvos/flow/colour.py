@@ -5,6 +5,7 @@ Flow", IJCV 2011. Direction is the hue, length the saturation. DPA, TMO and MATN
 pictures, so that these must be the published ones to the level.
 """
 
+import cv2
 import numpy as np
 
 SEGMENTS = ((15, 0, 1), (6, 1, 0), (4, 1, 2), (11, 2, 1), (13, 2, 0), (6, 0, 2))
@@ -26,6 +27,8 @@ def _wheel() -> np.ndarray:
 
 WHEEL = _wheel()
 """[55, 3]: red to yellow, green, cyan, blue, magenta and back, 0 to 255."""
+STILL = 16
+"""A picture of flow whose colours are all this near to white, in levels, shows no motion."""
 
 
 def picture(
@@ -50,6 +53,25 @@ def picture(
         raise ValueError(f"The length of the full colour is above 0 pixels, not {longest}.")
     colours = _colours(flow / longest, darkens)
     return colours[..., ::-1].copy() if bgr else colours
+
+
+def flow_of_picture(picture: np.ndarray) -> np.ndarray:
+    """The flow [H, W, 2] float32 that a colour wheel picture [H, W, 3] uint8 RGB shows.
+
+    Its unit is that of the full colour, the longest of the picture as published.
+    """
+    colour = picture.astype(np.float32) / 255
+    length = 1 - colour.min(axis=-1)
+    if length.max(initial=0) * 255 <= STILL:
+        return np.zeros((*length.shape, 2), np.float32)
+    hue = cv2.cvtColor(colour, cv2.COLOR_RGB2HSV)[..., 0]
+    turn = 2 * np.pi * np.interp(hue, _hues(), np.linspace(0, 1, len(WHEEL)))
+    return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=-1).astype(np.float32)
+
+
+def _hues() -> np.ndarray:
+    """[55]: the wheel's hues, from 0 up to nearly 360 degrees."""
+    return cv2.cvtColor(np.float32(WHEEL / 255)[None], cv2.COLOR_RGB2HSV)[0, :, 0]
 
 
 def _colours(flow: np.ndarray, darkens: bool) -> np.ndarray:

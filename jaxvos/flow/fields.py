@@ -6,7 +6,9 @@ from operator import index
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from jaxvos.flow.colour import flow_of_picture
 from jaxvos.flow.dis import dis
 from jaxvos.flow.files import SUFFIXES, checked, read_flow
 from jaxvos.typing import Video
@@ -59,8 +61,15 @@ def with_flow(video: Video, source: str | Path) -> Video:
         video: Its frames.
         source: "dis", which needs no weights; "raft:WEIGHTS" or "flownet2_c:WEIGHTS"; or a folder
             of flow files FRAME.flo, .npy or (KITTI's) .png, each from that frame to the next; the
-            last frame's may be missing.
+            last frame's may be missing. "wheel:FOLDER" is one of pictures by the colour wheel,
+            FRAME.png or .jpg, or of VIDEO/FRAME or VIDEO/FLOW/FRAME: their flow has the unit of
+            each picture's longest, which is all that systems need who see such pictures.
     """
+    if str(source).startswith(DRAWN):
+        folder = Path(str(source).removeprefix(DRAWN))
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder} with pictures of flow.")
+        return video._replace(flow=Fields(video.frames, _drawn(video, folder)))
     if Path(source).is_dir():
         return video._replace(flow=Fields(video.frames, _reader(video, Path(source))))
     return video._replace(flow=Fields(video.frames, partial(estimator(str(source)), video.frames)))
@@ -95,32 +104,53 @@ def _dis(frames: Sequence[np.ndarray], t: int, u: int) -> np.ndarray:
 
 
 ESTIMATORS: dict[str, Estimator] = {"dis": _dis}
+DRAWN = "wheel:"
+"""What stands before a folder of pictures of flow."""
 LEARNED = {"raft": "RAFT", "flownet2_c": "FlowNet2-C"}
 
 
 def _reader(video: Video, folder: Path) -> Callable[[int, int], np.ndarray]:
     """A function that reads the flow of a frame; the folder must have that of all but the last."""
+    return _of_files(video, folder, SUFFIXES, lambda file: checked(read_flow(file), file))
+
+
+def _drawn(video: Video, root: Path) -> Callable[[int, int], np.ndarray]:
+    """`_reader` of pictures by the colour wheel, wherever below the root the video has them."""
+    places = (root / video.name / "FLOW", root / video.name, root / "FLOW", root)
+    folder = next(place for place in places if place.is_dir())
+
+    def read(file: Path) -> np.ndarray:
+        with Image.open(file) as drawn:
+            return flow_of_picture(np.asarray(drawn.convert("RGB")))
+
+    return _of_files(video, folder, (".png", ".jpg", ".jpeg"), read)
+
+
+def _of_files(
+    video: Video, folder: Path, suffixes: Sequence[str], read: Callable[[Path], np.ndarray]
+) -> Callable[[int, int], np.ndarray]:
+    """A function (t, t + 1) -> what `read` makes of the frame's file."""
     names = getattr(video.frames, "names", None) or [f"{t:05d}" for t in range(len(video.frames))]
-    files = {name: flow_of_frame(folder, name) for name in names[:-1]}
+    files = {name: flow_of_frame(folder, name, suffixes) for name in names[:-1]}
     missing = [name for name, file in files.items() if file is None]
     if missing:
         raise ValueError(
             f"{folder} has no flow of {len(missing)} of the first {len(files)} frames of "
-            f"{video.name}; the first that is missing is {missing[0]} ({' or '.join(SUFFIXES)})."
+            f"{video.name}; the first that is missing is {missing[0]} ({' or '.join(suffixes)})."
         )
 
-    def read(t: int, u: int) -> np.ndarray:
+    def flow(t: int, u: int) -> np.ndarray:
         if u != t + 1:
             raise ValueError(
                 f"Flow from frame {t} to {u} of {video.name} is not in {folder}, which holds that "
                 "of neighbours: choose a method, such as --flow dis."
             )
-        return checked(read_flow(files[names[t]]), files[names[t]])
+        return read(files[names[t]])
 
-    return read
+    return flow
 
 
-def flow_of_frame(folder: Path, name: str) -> Path | None:
+def flow_of_frame(folder: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
     """The file of a frame's flow, of whatever format; None if there is none."""
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    found = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((file for file in found if file.is_file()), None)
