@@ -295,6 +295,7 @@ def test_a_system_is_run_with_its_weights_and_the_options_given(root, tmp_path, 
     class Loaded:
         name = "brightness"
         system = SimpleNamespace(reads=())
+        origin = None
 
         def segmenter(self, options):
             asked.append(options)
@@ -302,6 +303,7 @@ def test_a_system_is_run_with_its_weights_and_the_options_given(root, tmp_path, 
 
     def load(system, weights):
         asked.append((system, weights))
+        Loaded.origin = weights
         return Loaded()
 
     monkeypatch.setattr("jaxvos.systems.load", load)
@@ -420,6 +422,7 @@ def test_the_objects_of_a_foreground_are_scored_with_a_crf_and_without(root, tmp
     class Loaded:
         name = "bright"
         system = SimpleNamespace(reads=())
+        origin = "w.safetensors"
 
         def segmenter(self, options):
             return brightness

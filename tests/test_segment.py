@@ -85,7 +85,10 @@ def fake_systems(monkeypatch, segmenter=segmenter, asked=None):
             return segmenter
 
         return SimpleNamespace(
-            name="made-up", segmenter=with_options, system=SimpleNamespace(reads=())
+            name="made-up",
+            segmenter=with_options,
+            system=SimpleNamespace(reads=()),
+            origin=str(weights),
         )
 
     monkeypatch.setitem(sys.modules, "jaxvos.systems", SimpleNamespace(load=load))
