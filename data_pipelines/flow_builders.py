@@ -8,6 +8,7 @@ masks of what moves: object_index numbers all that there is, the ground too, and
 much an unpacked archive holds is not compared with anything.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ class FlowSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     FORM: str
     """What the names of the files of flow end in."""
 
+    @abstractmethod
     def _listed(self, root: Path) -> dict[str, list[FlowFiles]]:
         """The videos of each split."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
