@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data_pipelines import scenes
 from data_pipelines.procedural import OUTDOORS, clip
 from data_pipelines.rendering import OPAQUE, scaling, to_frame, translation
 from data_pipelines.scenes import _cast, scene
@@ -115,3 +116,22 @@ def test_the_world_has_all_of_them_and_the_same_numbers_give_the_same_bits():
         clip(5, frames=2, size=(64, 96), world=OUTDOORS).flow, one.flow[:1]
     )
     assert np.isfinite(one.flow).all() and one.labels.any()
+
+
+def test_bodies_cast_shadows_and_walk_as_often_as_the_world_says(monkeypatch):
+    walked = []
+    made = scenes.strider
+    monkeypatch.setattr(scenes, "strider", lambda *given: walked.append(1) or made(*given))
+
+    def shadows(**change):
+        world = replace(OUTDOORS, articulated=1.0, shadow=0.0, trail=0.0, **change)
+        rng = np.random.default_rng(0)
+        layers = [layer for _ in range(4) for layer in scene(rng, (64, 96), world)]
+        bodies = [layer.picture for layer in layers if layer.label]
+        dark = [p for p in bodies if not p[..., :3].any() and p[..., 3].max() < OPAQUE]
+        return len(dark), len(bodies)
+
+    assert shadows(cast=0.0, planted=0.0)[0] == 0 and not walked
+    dark, bodies = shadows(cast=1.0, planted=1.0)
+    assert 2 * dark == bodies, "a shadow for every piece"
+    assert len(walked) >= 4
