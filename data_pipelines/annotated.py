@@ -20,19 +20,17 @@ YouTube-Objects' other formats become PNG of 0 and 255, all objects as one, as t
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
+from data_pipelines.data_set import VIDEO, DataSet, Record
 from data_pipelines.encoded import decode_mask
 from data_pipelines.pairs import Pair, check_count, check_pairs
 from jaxvos.davis_layout import SequenceFiles, list_sequences, some
 from jaxvos.layouts import list_annotated
 from jaxvos.metrics.reading import read_truth
 
-Examples = Iterator[tuple[int, dict[str, Any]]]
 Splits = dict[str, list[SequenceFiles]]
 
 COUNTS = {
@@ -43,60 +41,63 @@ COUNTS = {
 """Data set -> split -> its videos. How many of their frames have masks is not compared."""
 
 
-class YoutubeVos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Annotated(DataSet, skip_registration=True):
+    """What videos have in common of which some frames have masks."""
+
+    FIELDS = (*VIDEO, ("name", str), ("mask", bytes))
+    DECODED = True
+    """Whether masks are decoded, all of them, before anything is written."""
+
+    def _kept(self, found: Splits) -> Splits:
+        """Of each video the frames with masks, all files looked at."""
+        for split, sequences in found.items():
+            _check(sequences, decode=self.DECODED)
+            what = f"videos of the {split} split of {self.name}"
+            official = COUNTS[self.name][split]
+            check_count(what, len(sequences), official, partial=self.allow_partial)
+        return {split: [_annotated(files) for files in videos] for split, videos in found.items()}
+
+    def _records(self, found: Sequence[SequenceFiles]) -> Iterator[Record]:
+        for video, frames, masks in found:
+            for number, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
+                yield {
+                    "video": video,
+                    "frame": number,  # among those with a mask
+                    "name": frame.stem,
+                    "picture": frame.read_bytes(),
+                    "mask": mask.read_bytes() if _is_png(mask) else _png(_read(mask)),
+                }
+
+
+class YoutubeVos(Annotated, skip_registration=True):
     """YouTube-VOS: 3,471 videos to train on, with masks of several objects."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack train.zip; name the folder that holds train."
-    allow_partial = False
+    HOMEPAGE = "https://youtube-vos.org"
+    DECODED = False  # there are far more of them, and all are palette PNGs
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "https://youtube-vos.org")
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        root, partial = Path(dl_manager.manual_dir), self.allow_partial
-        return _splits(self, {"train": list_youtube_vos(root, partial=partial)})
-
-    def _generate_examples(self, sequences: Sequence[SequenceFiles]) -> Examples:
-        return _examples(sequences)
+    def _found(self, root: Path) -> Splits:
+        return self._kept({"train": list_youtube_vos(root, partial=self.allow_partial)})
 
 
-class Fbms(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Fbms(Annotated, skip_registration=True):
     """FBMS-59: 29 videos to train on and 30 to test on, whose moving objects are annotated."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack Trainingset and Testset into one folder; name it."
-    allow_partial = False
+    HOMEPAGE = "https://lmb.informatik.uni-freiburg.de/resources/datasets/"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "https://lmb.informatik.uni-freiburg.de/resources/datasets/")
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        root = Path(dl_manager.manual_dir)
-        return _splits(self, list_fbms(root, partial=self.allow_partial))
-
-    def _generate_examples(self, sequences: Sequence[SequenceFiles]) -> Examples:
-        return _examples(sequences)
+    def _found(self, root: Path) -> Splits:
+        return self._kept(list_fbms(root, partial=self.allow_partial))
 
 
-class YoutubeObjects(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class YoutubeObjects(Annotated, skip_registration=True):
     """YouTube-Objects: 126 shots of ten categories; there are no splits, all of it is train."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Name the folder that holds the categories, aeroplane to train."
-    allow_partial = False
+    HOMEPAGE = "https://vision.cs.utexas.edu/projects/videoseg/"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "https://vision.cs.utexas.edu/projects/videoseg/")
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return _splits(self, {"train": list_annotated(dl_manager.manual_dir)})
-
-    def _generate_examples(self, sequences: Sequence[SequenceFiles]) -> Examples:
-        return _examples(sequences)
+    def _found(self, root: Path) -> Splits:
+        return self._kept({"train": list_annotated(root)})
 
 
 def list_youtube_vos(root: Path, *, partial: bool = False) -> list[SequenceFiles]:
@@ -171,42 +172,6 @@ def _listed(path: Path) -> dict[str, set[str]]:
         ) from error
 
 
-def _info(builder: tfds.core.GeneratorBasedBuilder, homepage: str) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=type(builder).__doc__,
-        features=tfds.features.FeaturesDict(
-            {
-                "video": tfds.features.Text(),
-                "frame": tfds.features.Scalar(np.int32),  # among those with a mask
-                "name": tfds.features.Text(),  # the file's own, without ending
-                "picture": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # JPEG
-                "mask": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # PNG
-            }
-        ),
-        homepage=homepage,
-        metadata=tfds.core.MetadataDict(),
-        disable_shuffling=True,  # frames stay in order, one video after the other
-    )
-
-
-def _splits(builder: YoutubeVos | Fbms | YoutubeObjects, found: Splits) -> dict[str, Any]:
-    """The examples of each split, all files looked at."""
-    # YouTube-VOS has far more masks, all of them palette PNGs.
-    for split, sequences in found.items():
-        _check(sequences, decode=not isinstance(builder, YoutubeVos))
-        what = f"videos of the {split} split of {builder.name}"
-        official = COUNTS[builder.name][split]
-        check_count(what, len(sequences), official, partial=builder.allow_partial)
-    found = {split: [_annotated(files) for files in videos] for split, videos in found.items()}
-    videos = {
-        split: [[files.name, len(files.frames)] for files in sequences]
-        for split, sequences in found.items()
-    }
-    builder.info.metadata.update(videos=videos, partial=builder.allow_partial)
-    return {split: builder._generate_examples(sequences) for split, sequences in found.items()}
-
-
 def _annotated(files: SequenceFiles) -> SequenceFiles:
     """The frames of a video that have a mask."""
     pairs = [(f, m) for f, m in zip(files.frames, files.masks, strict=True) if m is not None]
@@ -236,23 +201,6 @@ def _check(sequences: Sequence[SequenceFiles], *, decode: bool) -> None:
             broken.append(error)
     if broken:
         raise ValueError(f"{len(broken)} masks cannot be used: {some(broken)}")
-
-
-def _examples(sequences: Sequence[SequenceFiles]) -> Examples:
-    key = 0
-    for video, frames, masks in sequences:
-        for number, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
-            yield (
-                key,
-                {
-                    "video": video,
-                    "frame": number,
-                    "name": frame.stem,
-                    "picture": frame.read_bytes(),
-                    "mask": mask.read_bytes() if _is_png(mask) else _png(_read(mask)),
-                },
-            )
-            key += 1
 
 
 def _read(path: Path) -> np.ndarray:

@@ -4,14 +4,13 @@ The folder is the one that the downloaded archives unpack to: JPEGImages/480p, A
 ImageSets. Whatever is missing, broken or of another size is said before anything is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.data_set import VIDEO, DataSet, Record
 from data_pipelines.pairs import Pair, check_count, check_pairs
 from jaxvos.davis_layout import SequenceFiles, list_sequences, some
 
@@ -34,11 +33,11 @@ COUNTS = {
 }
 
 
-class Davis(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Davis(DataSet, skip_registration=True):
     """DAVIS, the videos of its train and val lists."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
+    FIELDS = (*VIDEO, ("mask", bytes))
+    HOMEPAGE = "https://davischallenge.org"
     BUILDER_CONFIGS = tuple(
         DavisConfig(name=year, description=f"The lists of {year}.", counts=counts)
         for year, counts in COUNTS.items()
@@ -47,28 +46,7 @@ class Davis(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         "Unpack the DAVIS archive (480p) and name the folder that holds JPEGImages."
     )
 
-    allow_partial = False
-    """Whether a data set that is not complete will do; set before it is prepared."""
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="DAVIS: densely annotated video, one record a frame.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Text(),
-                    "frame": tfds.features.Scalar(np.int32),
-                    "picture": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # JPEG
-                    "mask": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # PNG
-                }
-            ),
-            homepage="https://davischallenge.org",
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # frames stay in order, one video after the other
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        root = Path(dl_manager.manual_dir)
+    def _found(self, root: Path) -> dict[str, list[SequenceFiles]]:
         splits = {split: self._sequences(root, split) for split in self.builder_config.counts}
         splits = {split: sequences for split, sequences in splits.items() if sequences}
         if not splits:
@@ -77,12 +55,7 @@ class Davis(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         for split, sequences in splits.items():
             self._check(split, sequences)
-        videos = {
-            split: [[sequence.name, len(sequence.frames)] for sequence in sequences]
-            for split, sequences in splits.items()
-        }
-        self.info.metadata.update(videos=videos, partial=self.allow_partial)
-        return {split: self._generate_examples(found) for split, found in splits.items()}
+        return splits
 
     def _sequences(self, root: Path, split: str) -> list[SequenceFiles]:
         """The sequences of a split; none if it has no list and that will do."""
@@ -107,20 +80,8 @@ class Davis(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         check_count(f"sequences {where}", len(sequences), official[0], partial=self.allow_partial)
         check_count(f"frames {where}", len(frames), official[1], partial=self.allow_partial)
 
-    def _generate_examples(
-        self, sequences: list[SequenceFiles]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        for sequence in sequences:
-            files = zip(sequence.frames, sequence.masks, strict=True)
-            for number, (frame, mask) in enumerate(files):
-                yield (
-                    key,
-                    {
-                        "video": sequence.name,
-                        "frame": number,
-                        "picture": frame.read_bytes(),
-                        "mask": mask.read_bytes(),
-                    },
-                )
-                key += 1
+    def _records(self, found: Sequence[SequenceFiles]) -> Iterator[Record]:
+        for video, frames, masks in found:
+            for number, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
+                files = {"picture": frame.read_bytes(), "mask": mask.read_bytes()}
+                yield {"video": video, "frame": number} | files

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from data_pipelines.data_set import VIDEO, DataSet, Record
 from data_pipelines.encoded import column, decode_mask, decode_picture
 from data_pipelines.pairs import Pair, check_pairs
 from data_pipelines.video_records import VideoRecord
@@ -96,38 +96,17 @@ def points_at(fixations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return moved
 
 
-class Fixations(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Fixations(DataSet, skip_registration=True):
     """Videos with fixation maps, and where there are any with fixations and masks."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
+    # What a video lacks is empty bytes.
+    FIELDS = (*VIDEO, ("map", bytes), ("fixations", bytes), ("mask", bytes))
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Name the folder that holds JPEGImages and FixationMaps, and perhaps Fixations, "
         "Annotations and ImageSets."
     )
-    allow_partial = False  # as other data sets have it; here there is no official count
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        encoded = partial(tfds.features.Tensor, shape=(), dtype=np.bytes_)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Text(),
-                    "frame": tfds.features.Scalar(np.int32),
-                    "picture": encoded(),  # JPEG
-                    "map": encoded(),  # PNG
-                    "fixations": encoded(),  # PNG; empty: none
-                    "mask": encoded(),  # PNG; empty: none
-                }
-            ),
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # frames stay in order, one video after the other
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        root = Path(dl_manager.manual_dir)
+    def _found(self, root: Path) -> dict[str, list[FixationFiles]]:
         lists = [s for s in SPLITS if any(root.glob(f"ImageSets/*/{s}.txt"))]
         if (root / "ImageSets").is_dir() and not lists:
             raise FileNotFoundError(f"{root / 'ImageSets'} has none of the lists {SPLITS}.")
@@ -136,23 +115,14 @@ class Fixations(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         for sequences in splits.values():
             _check(sequences)
-        videos = {
-            split: [[sequence.name, len(sequence.frames)] for sequence in sequences]
-            for split, sequences in splits.items()
-        }
-        self.info.metadata.update(videos=videos, partial=self.allow_partial)
-        return {split: self._generate_examples(found) for split, found in splits.items()}
+        return splits
 
-    def _generate_examples(
-        self, sequences: Sequence[FixationFiles]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        for name, *columns in sequences:
+    def _records(self, found: Sequence[FixationFiles]) -> Iterator[Record]:
+        for name, *columns in found:
             for number in range(len(columns[0])):
                 files = [column[number].read_bytes() if column else b"" for column in columns]
                 record = dict(zip(("picture", "map", "fixations", "mask"), files, strict=True))
-                yield key, {"video": name, "frame": number} | record
-                key += 1
+                yield {"video": name, "frame": number} | record
 
 
 def _check(sequences: Sequence[FixationFiles]) -> None:

@@ -9,14 +9,14 @@ much an unpacked archive holds is not compared with anything.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
+from data_pipelines.data_set import VIDEO, DataSet, Record
 from data_pipelines.flow_sets import PASSES, SPLITS, FlowFiles, list_chairs, list_things
 from jaxvos.davis_layout import some
 from jaxvos.flow.files import TAG
@@ -25,58 +25,32 @@ HEAD = 64
 """Most bytes of what a .pfm file says before its numbers."""
 
 
-class FlowSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the data sets of exact flow have in common."""
+class FlowSet(DataSet, skip_registration=True):
+    """What the data sets of exact flow have in common; nothing of them is counted."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
-    allow_partial = False  # as other data sets have it; here nothing is counted
-    HOMEPAGE: str
-    FORM: str
+    FIELDS = (*VIDEO, ("flow", bytes))
+    FORM: ClassVar[str]
     """What the names of the files of flow end in."""
 
     @abstractmethod
     def _listed(self, root: Path) -> dict[str, list[FlowFiles]]:
         """The videos of each split."""
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Text(),
-                    "frame": tfds.features.Scalar(np.int32),
-                    "picture": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # PNG or PPM
-                    "flow": tfds.features.Tensor(shape=(), dtype=np.bytes_),  # of the set's form
-                }
-            ),
-            homepage=self.HOMEPAGE,
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # frames stay in order, one video after the other
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        found = self._listed(Path(dl_manager.manual_dir))
+    def _found(self, root: Path) -> dict[str, list[FlowFiles]]:
+        found = self._listed(root)
         for sequences in found.values():
             _check(sequences, self.FORM)
-        videos = {
-            split: [[files.name, len(files.frames)] for files in sequences]
-            for split, sequences in found.items()
-        }
-        self.info.metadata.update(videos=videos, partial=self.allow_partial, flow=self.FORM)
-        return {split: self._generate_examples(sequences) for split, sequences in found.items()}
+        return found
 
-    def _generate_examples(
-        self, sequences: Sequence[FlowFiles]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        for video, frames, flows in sequences:
+    def _about(self, found: Mapping[str, Sequence[FlowFiles]]) -> dict[str, Any]:
+        return super()._about(found) | {"flow": self.FORM}
+
+    def _records(self, found: Sequence[FlowFiles]) -> Iterator[Record]:
+        for video, frames, flows in found:
             for number, frame in enumerate(frames):
                 flow = flows[number].read_bytes() if number < len(flows) else b""
                 record = {"picture": frame.read_bytes(), "flow": flow}
-                yield key, {"video": video, "frame": number} | record
-                key += 1
+                yield {"video": video, "frame": number} | record
 
 
 class Chairs(FlowSet, skip_registration=True):

@@ -4,14 +4,16 @@ Records are those of DAVIS, one a frame, and hold the flow to the next frame bes
 of a clip has none (empty bytes). Pictures are lossless.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.data_set import VIDEO, DataSet, Record
 from data_pipelines.procedural import MOTION, SALIENT, SEEDS, World, clip
 
 FLOW_STEP = 1 / 64
@@ -38,64 +40,51 @@ class ProceduralConfig(tfds.core.BuilderConfig):
     size: tuple[int, int] = (256, 448)
 
 
-class Procedural(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Made-up video with masks and flow."""
+class Planned(NamedTuple):
+    """A clip that is yet to be rendered: its name, the numbers of its frames, and where it is."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # TFDS would look for checksums beside it, and needs importlib_resources to
+    name: str
+    frames: range
+    seed: int
+    index: int
+
+
+class Procedural(DataSet, skip_registration=True):
+    """Made-up video with numbered objects and exact flow, one record a frame."""
+
+    FIELDS = (*VIDEO, ("mask", bytes), ("flow", bytes))  # PNG; of flow see encode_flow
     BUILDER_CONFIGS = (
         ProceduralConfig(name="motion", description="Objects that move.", world=MOTION),
         ProceduralConfig(name="salient", description="Objects that stand out.", world=SALIENT),
     )
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        encoded = tfds.features.Tensor(shape=(), dtype=np.bytes_)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Made-up video with numbered objects and exact flow, one record a frame.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Text(),
-                    "frame": tfds.features.Scalar(np.int32),
-                    "picture": encoded,  # PNG
-                    "mask": encoded,  # PNG
-                    "flow": encoded,  # see encode_flow
-                }
-            ),
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager  # there is nothing to download
+    def _found(self, root: Path | None) -> dict[str, list[Planned]]:
+        del root  # there is nothing to download
         config = self.builder_config
         counts = {"train": config.train, "val": config.val}
-        videos = {
-            split: [[f"clip-{index:05d}", config.frames] for index in range(count)]
+        return {
+            split: [
+                Planned(f"clip-{index:05d}", range(config.frames), SEEDS[split], index)
+                for index in range(count)
+            ]
             for split, count in counts.items()
         }
-        self.info.metadata.update(videos=videos, partial=False, flow_step=FLOW_STEP)
-        return {
-            split: self._generate_examples(SEEDS[split], count) for split, count in counts.items()
-        }
 
-    def _generate_examples(self, seed: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _about(self, found: Mapping[str, Sequence[Planned]]) -> dict[str, Any]:
+        return super()._about(found) | {"flow_step": FLOW_STEP}
+
+    def _records(self, found: Sequence[Planned]) -> Iterator[Record]:
         config = self.builder_config
-        for index in range(count):
-            video = clip(
-                index, seed=seed, frames=config.frames, size=config.size, world=config.world
-            )
-            for t in range(config.frames):
-                yield (
-                    index * config.frames + t,
-                    {
-                        "video": f"clip-{index:05d}",
-                        "frame": t,
-                        "picture": _png(cv2.cvtColor(video.frames[t], cv2.COLOR_RGB2BGR)),
-                        "mask": _png(video.labels[t]),
-                        "flow": encode_flow(video.flow[t]) if t + 1 < config.frames else b"",
-                    },
-                )
+        for name, frames, seed, index in found:
+            video = clip(index, seed=seed, frames=len(frames), size=config.size, world=config.world)
+            for t in frames:
+                yield {
+                    "video": name,
+                    "frame": t,
+                    "picture": _png(cv2.cvtColor(video.frames[t], cv2.COLOR_RGB2BGR)),
+                    "mask": _png(video.labels[t]),
+                    "flow": encode_flow(video.flow[t]) if t < frames[-1] else b"",
+                }
 
 
 def encode_flow(flow: np.ndarray) -> bytes:
