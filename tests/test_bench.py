@@ -22,7 +22,7 @@ from jaxvos.programs.bench.objects import touching
 from jaxvos.programs.bench.results import _multiply
 from jaxvos.programs.bench.suite import BENCHMARKS, bench, markdown, training
 from jaxvos.programs.bench.windows import RELEASED, _schedules
-from jaxvos.programs.evaluate import evaluate_predictions
+from jaxvos.programs.score_files import evaluate_predictions
 
 CACHE = Path(__file__).parents[1] / ".cache" / "xla"
 
