@@ -26,14 +26,25 @@ def view(scene: np.ndarray, x: float, y: float, zoom: float = 1.0) -> np.ndarray
     return cv2.warpAffine(scene, matrix, SIZE[::-1], flags=flags)
 
 
-@pytest.fixture(scope="module")
-def pan():
+def panned(*, fast: bool) -> Aligned:
     """A camera that moves by (12, -5) while a square goes 6 pixels to the right on the screen."""
     ground, thing = scene(), scene(1)
     first, second = view(ground, 60, 60), view(ground, 72, 55)
     first[60:100, 80:130] = thing[60:100, 80:130]
     second[60:100, 86:136] = thing[60:100, 80:130]
-    return aligned(first, second)
+    return aligned(first, second, fast=fast)
+
+
+@pytest.fixture(scope="module", params=(False, True), ids=("full", "fast"))
+def pan(request):
+    return panned(fast=request.param)
+
+
+def test_fast_motion_is_refined_in_fewer_rounds(monkeypatch):
+    whole_rounds, few = (panned(fast=fast).residual for fast in (False, True))
+    assert 0 < np.abs(whole_rounds - few).mean() < 0.3
+    monkeypatch.setattr("jaxvos.flow.aligned.FAST_ROUNDS", 5)  # as many as DIS's own
+    np.testing.assert_array_equal(panned(fast=True).residual, whole_rounds)
 
 
 def test_a_panning_camera_leaves_the_scene_at_rest_and_the_object_in_motion(pan):

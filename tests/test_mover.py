@@ -193,6 +193,8 @@ def test_flow_goes_to_the_frame_before_and_to_the_one_after(small):
     seen = mover.motion_of(greys, 1, 0, 3)
     np.testing.assert_allclose(np.median(seen.back, (0, 1)), [4, 0], atol=0.2)
     np.testing.assert_allclose(np.median(seen.ahead, (0, 1)), [-4, 0], atol=0.2)
+    fast = mover.motion_of(greys, 1, 0, 3, fast=True)  # to the same frames, in fewer rounds
+    assert 0 < np.abs(fast.back - seen.back).max() < 1
 
 
 def test_a_black_clip_gives_finite_scores(small):

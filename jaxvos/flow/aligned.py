@@ -16,6 +16,8 @@ SPACING = 6
 """Pixels of half the working size between the places that the homography is fitted to."""
 LEAST = 12
 """Places that a homography must explain; else the picture counts as at rest."""
+FAST_ROUNDS = 2
+"""Of the variational refinement, in place of DIS's own five: half of the time goes there."""
 
 
 class Aligned(NamedTuple):
@@ -31,10 +33,15 @@ class Aligned(NamedTuple):
     homography: np.ndarray
 
 
-def aligned(frame: np.ndarray, neighbour: np.ndarray) -> Aligned:
+def aligned(frame: np.ndarray, neighbour: np.ndarray, *, fast: bool = False) -> Aligned:
     """The motion between two grey pictures [H, W] uint8, H and W even.
 
     The residual is computed at their size and averaged over 2 x 2 pixels.
+
+    Args:
+        frame: The picture whose pixels' motion is wanted.
+        neighbour: A picture taken before or after it.
+        fast: Refine the residual in fewer rounds.
     """
     if frame.shape != neighbour.shape or frame.ndim != 2 or any(n % 2 for n in frame.shape):
         raise ValueError(
@@ -50,7 +57,10 @@ def aligned(frame: np.ndarray, neighbour: np.ndarray) -> Aligned:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    residual = _search(0).calc(frame, laid, None)
+    search = _search(0)
+    if fast:
+        search.setVariationalRefinementIterations(FAST_ROUNDS)
+    residual = search.calc(frame, laid, None)
     half = size[0] // 2, size[1] // 2
     return Aligned(cv2.resize(residual, half, interpolation=cv2.INTER_AREA), homography)
 

@@ -187,7 +187,7 @@ def motion_of(
 ) -> Seen:
     """The motion of frame t of a video of `length`, from grey frames [H, W] `first`, ... .
 
-    If `fast`, the neighbours next to it stand in for those beyond.
+    If `fast`, the neighbours next to it stand in for those beyond, and flow is refined less.
     """
     frame = greys[t - first]
     others = [neighbour(t, int(np.sign(step)) if fast else step, length) for step in STEPS]
@@ -196,7 +196,7 @@ def motion_of(
         if other == t:
             motion = Aligned(np.zeros((*(n // 2 for n in frame.shape), 2), np.float32), np.eye(3))
         else:
-            motion = aligned(frame, greys[other - first])
+            motion = aligned(frame, greys[other - first], fast=fast)
         return channels(motion), whole(motion) / 2
 
     distinct = sorted(set(others))
