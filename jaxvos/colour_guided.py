@@ -20,29 +20,45 @@ SURE = (0.02, 0.95)
 """Scores below and above which GrabCut changes nothing."""
 
 
-def sharpened(frame: np.ndarray, scores: np.ndarray, *, cut: float = 0.5) -> np.ndarray:
-    """Scores [H, W] float32 in 0..1 that follow the colours of the frame [H, W, 3] uint8.
-
-    Args:
-        frame: RGB.
-        scores: [H, W] float32 in 0..1.
-        cut: The share that GrabCut's answer has in the result, 0 to 1.
-    """
+def reduced(frame: np.ndarray, shorter: int = SHORTER) -> np.ndarray:
+    """A frame [H, W, 3] uint8 as colours are looked at: `shorter` pixels high or wide, or less."""
     size = frame.shape[1::-1]
-    picture = reduced(frame)
-    given = cv2.resize(scores, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
-    if cut:
-        given = (1 - cut) * given + cut * _cut(picture, given)
-    found = _settled(picture.astype(np.float32) / 255, given)
-    return cv2.resize(found, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
-
-
-def reduced(frame: np.ndarray) -> np.ndarray:
-    """A frame [H, W, 3] uint8 as colours are looked at: `SHORTER` pixels high or wide, or less."""
-    size = frame.shape[1::-1]
-    factor = min(SHORTER / min(size), 1.0)
+    factor = min(shorter / min(size), 1.0)
     small = tuple(max(round(side * factor), 1) for side in size)
     return cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
+
+
+def cut(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """GrabCut's foreground [H, W] float32 in {0, 1}; the scores' where one side has no pixels.
+
+    Args:
+        picture: [H, W, 3] uint8 RGB.
+        scores: [H, W] float32 in 0..1: what the models of colours begin with.
+    """
+    marks = np.where(scores > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[scores < SURE[0]] = cv2.GC_BGD
+    marks[scores > SURE[1]] = cv2.GC_FGD
+    inside = (marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)
+    if inside.sum() < 20 or (~inside).sum() < 20:
+        return inside.astype(np.float32)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(picture, marks, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+    return ((marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)).astype(np.float32)
+
+
+def settled(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores [H, W] float32 in 0..1 that follow the colours of a picture [H, W, 3] uint8 RGB.
+
+    They are drawn towards their own filtered form, a few times over.
+    """
+    known = scores.clip(1e-3, 1 - 1e-3)
+    own = np.log(known / (1 - known))
+    smoothed = _filter(picture.astype(np.float32) / 255, RADIUS, EPS)
+    for _ in range(ROUNDS):
+        around = smoothed(scores.astype(np.float32)).clip(0, 1)
+        scores = 1 / (1 + np.exp(-(own + PULL * (2 * around - 1))))
+    return scores.astype(np.float32)
 
 
 def guided(guide: np.ndarray, values: np.ndarray, radius: int, eps: float) -> np.ndarray:
@@ -89,27 +105,3 @@ def _filter(guide: np.ndarray, radius: int, eps: float) -> Callable[[np.ndarray]
         return (mean(slope) * guide).sum(axis=-1) + mean(offset)
 
     return smoothed
-
-
-def _settled(guide: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Scores [H, W] drawn towards their own filtered form, a few times over."""
-    own = np.log(given.clip(1e-3, 1 - 1e-3) / (1 - given.clip(1e-3, 1 - 1e-3)))
-    scores, smoothed = given, _filter(guide, RADIUS, EPS)
-    for _ in range(ROUNDS):
-        around = smoothed(scores.astype(np.float32)).clip(0, 1)
-        scores = 1 / (1 + np.exp(-(own + PULL * (2 * around - 1))))
-    return scores.astype(np.float32)
-
-
-def _cut(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """GrabCut's foreground [H, W] float32 in {0, 1}; the scores' where one side has no pixels."""
-    marks = np.where(scores > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[scores < SURE[0]] = cv2.GC_BGD
-    marks[scores > SURE[1]] = cv2.GC_FGD
-    inside = (marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)
-    if inside.sum() < 20 or (~inside).sum() < 20:
-        return inside.astype(np.float32)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)
-    cv2.grabCut(picture, marks, None, *models, 2, cv2.GC_INIT_WITH_MASK)
-    return ((marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)).astype(np.float32)

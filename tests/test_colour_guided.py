@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxvos.colour_guided import guided, sharpened
+from jaxvos.colour_guided import cut, guided, reduced, settled
 
 
 def two_colours(size=(60, 80)) -> tuple[np.ndarray, np.ndarray]:
@@ -20,22 +20,35 @@ def iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-@pytest.mark.parametrize("cut", [0.0, 0.5])
-def test_a_blurred_outline_comes_back_to_the_colours(cut):
+def shifted_disc():
+    """A frame, its disc, and scores of a disc beside it whose outline is soft."""
     frame, disc = two_colours()
-    shifted = np.roll(disc, 4, axis=1).astype(np.float32)
-    blurred = cv2.GaussianBlur(shifted, (0, 0), 4)
-    found = sharpened(frame, blurred, cut=cut)
+    return frame, disc, cv2.GaussianBlur(np.roll(disc, 4, axis=1).astype(np.float32), (0, 0), 4)
+
+
+@pytest.mark.parametrize("follow", [settled, cut])
+def test_a_blurred_outline_comes_back_to_the_colours(follow):
+    frame, disc, blurred = shifted_disc()
+    found = follow(frame, blurred)
     assert found.shape == disc.shape and found.dtype == np.float32
     assert found.min() >= 0 and found.max() <= 1
     assert iou(found > 0.5, disc) > iou(blurred > 0.5, disc) + 0.05
-    np.testing.assert_array_equal(found, sharpened(frame, blurred, cut=cut))
+    np.testing.assert_array_equal(found, follow(frame, blurred))
 
 
-def test_nothing_stays_nothing_and_everything_everything():
+def test_a_cut_is_all_or_nothing_and_keeps_what_is_sure():
+    frame, _, blurred = shifted_disc()
+    assert set(np.unique(cut(frame, blurred))) == {0, 1}
+    blurred[:10], blurred[-10:] = 0, 1  # against the colours
+    found = cut(frame, blurred)
+    assert not found[:10].any() and found[-10:].all()
+
+
+@pytest.mark.parametrize("follow", [settled, cut])
+def test_nothing_stays_nothing_and_everything_everything(follow):
     frame, disc = two_colours()
     for level in (0.0, 1.0):
-        found = sharpened(frame, np.full(disc.shape, level, np.float32))
+        found = follow(frame, np.full(disc.shape, level, np.float32))
         np.testing.assert_allclose(found, level, atol=0.01)
 
 
@@ -60,6 +73,10 @@ def test_the_filter_is_a_linear_fit_in_every_window():
         assert found[y, x] == pytest.approx(mean[:3] @ guide[y, x] + mean[3], abs=1e-4)
 
 
-def test_frames_of_any_size_keep_it():
-    frame, disc = two_colours((500, 310))
-    assert sharpened(frame, disc.astype(np.float32)).shape == (500, 310)
+@pytest.mark.parametrize(
+    ("size", "shorter", "expected"),
+    [((500, 310), 240, (387, 240)), ((480, 854), 160, (160, 285)), ((60, 80), 240, (60, 80))],
+)
+def test_frames_are_looked_at_small_and_never_enlarged(size, shorter, expected):
+    frame, _ = two_colours(size)
+    assert reduced(frame, shorter).shape == (*expected, 3)

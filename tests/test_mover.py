@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.procedural import clip
 from jaxvos.along_motion import Moment, carried
-from jaxvos.colour_guided import sharpened
+from jaxvos.colour_guided import cut, settled
 from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
 from jaxvos.layers.time_attention import TimeAttention
 from jaxvos.system import initialise
@@ -146,10 +146,10 @@ def small(tiny):
         yield partial(mover.segmenter, *tiny, clip=5, margin=1)
 
 
-def by_hand(tiny, frames, clips):
+def by_hand(tiny, frames, clips, *, fast=False):
     """Moments of all frames, from the clips of frames that the protocol ought to look at."""
     greys = [mover._grey(frame, (64, 64)) for frame in frames]
-    seen = [mover.motion_of(greys, t, 0, len(greys)) for t in range(len(greys))]
+    seen = [mover.motion_of(greys, t, 0, len(greys), fast=fast) for t in range(len(greys))]
     motions = np.stack([each.channels for each in seen])
     scores = {}
     for start, kept in clips:
@@ -202,16 +202,37 @@ def test_a_black_clip_gives_finite_scores(small):
         assert scores.shape == (40, 40) and np.isfinite(scores).all() and scores.max() < 0.5
 
 
-def test_colours_are_those_of_each_frame(small):
+@pytest.mark.parametrize("fast", [False, True])
+def test_colours_are_those_of_each_frame_and_cuts_are_carried_too(small, tiny, fast, monkeypatch):
+    monkeypatch.setattr(mover, "FAST_SHORTER", 24)
     frames = clip(0, frames=7, size=(48, 60)).frames
-    plain, fast, whole = (
-        list(small(**options)(Video(frames)))
-        for options in ({"colours": False}, {"fast": True}, {"fast": False})
-    )
-    for t in range(7):
-        expected = sharpened(frames[t], plain[t], cut=0.5)
-        np.testing.assert_allclose(whole[t], expected, atol=1e-6)
-    assert np.abs(np.stack(fast) - np.stack(whole)).max() > 1e-3
+    moments = by_hand(tiny, frames, [(0, range(4)), (3, range(4, 7))], fast=fast)
+    scores, shown = list(carried(moments)), (24, 30) if fast else (48, 60)
+    cuts = [
+        moment._replace(
+            scores=mover.to_size(
+                cut(cv2.resize(frame, shown[::-1], interpolation=3), mover.to_size(score, shown)),
+                (32, 32),
+            )
+        )
+        for moment, frame, score in zip(moments, frames, scores, strict=True)
+    ]
+    found = list(small(fast=fast)(Video(frames)))
+    for frame, score, share, answer in zip(frames, scores, carried(cuts), found, strict=True):
+        expected = settled(frame, mover.to_size((score + share) / 2, (48, 60)))
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def test_nothing_is_kept_of_frames_that_are_answered(small):
+    """A long video takes no more memory than a short one, with colours and without."""
+    frames = clip(0, frames=40, size=(48, 60)).frames
+    for colours in (True, False):
+        made = small(colours=colours)(Video(frames))
+        for _ in range(35):
+            next(made)
+        kept = made.gi_frame.f_locals
+        assert len(kept["pictures"]) <= 30 and len(kept["ways"]) <= 30
+        made.close()
 
 
 def test_a_clip_without_room_is_refused(tiny):

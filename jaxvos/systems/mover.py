@@ -14,7 +14,7 @@ objects; what is thinner than a few pixels of 320 x 576 is lost.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 from jaxvos.along_motion import Moment, carried
-from jaxvos.colour_guided import reduced, sharpened
+from jaxvos.colour_guided import cut, reduced, settled
 from jaxvos.flow.aligned import CHANNELS, STEPS, Aligned, aligned, channels, neighbour, whole
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import conv_general_dilated
@@ -40,6 +40,10 @@ from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 AREA = 320 * 576
 """Pixels that motion is sought at; sides are multiples of 64."""
+CUT = 0.5
+"""The share of GrabCut's answer in the scores that then follow the frame's colours."""
+FAST_SHORTER = 160
+"""Pixels of the shorter side of what GrabCut is shown if there is little time."""
 FAR = 2
 """Which of a neighbour's channels has the length of the motion: log 2 at `LEAST_MOTION`."""
 
@@ -167,6 +171,10 @@ def working_size(frame: tuple[int, int]) -> tuple[int, int]:
     return next(sides), next(sides)
 
 
+Ways = tuple[np.ndarray, np.ndarray]
+"""Flow to the frame before and to the frame after, as in a `Moment`."""
+
+
 class Seen(NamedTuple):
     """The motion of a frame.
 
@@ -231,11 +239,11 @@ def segmenter(
         margin: How many of a clip's first and last frames only help the others.
         carry: Carry scores from frame to frame along the motion.
         colours: Sharpen the scores by the frame's colours; False leaves motion alone.
-        fast: Look at the next neighbours alone and leave out GrabCut: in half the time.
+        fast: Look at the next neighbours alone, and at colours coarsely: in half the time.
     """
     if clip <= 2 * margin:
         raise ValueError(f"clip={clip} leaves no frame between margins of {margin}.")
-    reach = max(STEPS)
+    reach, at_once = max(STEPS), clip - 2 * margin
     decide = partial(_moving, model, variables)
 
     def motions(video: Video, small: deque[np.ndarray]) -> Iterator[Seen]:
@@ -253,8 +261,8 @@ def segmenter(
             del greys[: max(len(greys) - (read - max(t - reach, 0)), 0)]
             yield motion_of(greys, t, read - len(greys), length, fast=fast)
 
-    def moments(source: Iterator[Seen], length: int) -> Iterator[Moment]:
-        """What the network says of each frame, and its flow."""
+    def moments(source: Iterator[Seen], length: int, ways: deque[Ways]) -> Iterator[Moment]:
+        """What the network says of each frame, and its flow, which goes to `ways`, too."""
         window: list[Seen] = []
         start = done = 0
         while done < length:
@@ -267,6 +275,7 @@ def segmenter(
             end = len(window) if last else clip - margin
             for place in range(done - start, end):
                 seen = window[place]
+                ways.append((seen.back, seen.ahead))
                 yield Moment(scores[place] * moves(seen.channels), seen.back, seen.ahead)
             done = start + end
             step = 0 if last else done - margin - start
@@ -274,21 +283,45 @@ def segmenter(
 
     def segment(video: Video) -> Iterator[np.ndarray]:
         length, size = len(video.frames), video.frames[0].shape[:2]
-        small: deque[np.ndarray] = deque()
-        found = moments(motions(video, small), length)
-        scores = carried(found) if carry else (moment.scores for moment in found)
+        pictures: deque[np.ndarray] = deque()
+        ways: deque[Ways] = deque()
+        along = carried if carry else _as_they_are
+        scores = along(moments(motions(video, pictures), length, ways))
+        if not colours:
+            for score in scores:
+                pictures.popleft(), ways.popleft()
+                yield to_size(score, size)
+            return
+        waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
-        def finished(picture: np.ndarray, score: np.ndarray) -> np.ndarray:
-            if colours:
-                score = to_size(score, picture.shape[:2])
-                score = sharpened(picture, score, cut=0.0 if fast else 0.5)
-            return to_size(score, size)
+        def own_cut(picture: np.ndarray, score: np.ndarray) -> np.ndarray:
+            shown = reduced(picture, FAST_SHORTER) if fast else picture
+            return to_size(cut(shown, to_size(score, shown.shape[:2])), score.shape)
+
+        def finished(pair: tuple[np.ndarray, np.ndarray], cut_out: np.ndarray) -> np.ndarray:
+            picture, score = pair
+            mixed = (1 - CUT) * score + CUT * cut_out
+            return to_size(settled(picture, to_size(mixed, picture.shape[:2])), size)
+
+        def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
+            while together := list(islice(scores, at_once)):
+                pairs = [(pictures.popleft(), score) for score in together]
+                waiting.extend(pairs)
+                for found in pool.map(own_cut, *zip(*pairs, strict=True)):
+                    yield Moment(found, *ways.popleft())
 
         with ThreadPoolExecutor() as pool:
-            while together := list(islice(scores, clip - 2 * margin)):
-                yield from pool.map(finished, [small.popleft() for _ in together], together)
+            found = along(cuts(pool))
+            while together := list(islice(found, at_once)):
+                pairs = [waiting.popleft() for _ in together]
+                yield from pool.map(finished, pairs, together)
 
     return segment
+
+
+def _as_they_are(moments: Iterable[Moment]) -> Iterator[np.ndarray]:
+    """The scores of each frame, not carried anywhere."""
+    return (moment.scores for moment in moments)
 
 
 def _grey(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
