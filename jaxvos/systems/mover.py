@@ -15,7 +15,7 @@ objects; what is thinner than a few pixels of 320 x 576 is lost.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -261,32 +261,56 @@ def segmenter(
             del greys[: max(len(greys) - (read - max(t - reach, 0)), 0)]
             yield motion_of(greys, t, read - len(greys), length, fast=fast)
 
-    def moments(source: Iterator[Seen], length: int, ways: deque[Ways]) -> Iterator[Moment]:
-        """What the network says of each frame, and its flow, which goes to `ways`, too."""
+    def clips(source: Iterator[Seen], length: int) -> Iterator[tuple[list[Seen], range]]:
+        """The motion of the frames that go through the network together, and whom it answers."""
         window: list[Seen] = []
         start = done = 0
         while done < length:
             while len(window) < clip and start + len(window) < length:
                 window.append(next(source))
-            shown = [seen.channels for seen in window]
-            full = np.stack(shown + [shown[-1]] * (clip - len(shown)))
-            scores = np.asarray(decide(full))
             last = start + len(window) == length
             end = len(window) if last else clip - margin
-            for place in range(done - start, end):
-                seen = window[place]
-                ways.append((seen.back, seen.ahead))
-                yield Moment(scores[place] * moves(seen.channels), seen.back, seen.ahead)
+            yield window, range(done - start, end)
             done = start + end
             step = 0 if last else done - margin - start
             window, start = window[step:], start + step
+
+    def answered(window: list[Seen], places: range, scores: Future) -> Iterator[Moment]:
+        found = scores.result()
+        for place in places:
+            seen = window[place]
+            yield Moment(found[place] * moves(seen.channels), seen.back, seen.ahead)
+
+    def decided(window: list[Seen]) -> np.ndarray:
+        shown = [seen.channels for seen in window]
+        return np.asarray(decide(np.stack(shown + [shown[-1]] * (clip - len(shown)))))
+
+    def moments(source: Iterator[Seen], length: int) -> Iterator[Moment]:
+        """What the network says of each frame, and its flow.
+
+        It thinks about a clip while the motion of the next one is sought: it cannot keep all cores
+        busy by itself.
+        """
+        with ThreadPoolExecutor(1) as network:
+            before: Iterator[Moment] = iter(())
+            for window, places in clips(source, length):
+                scores = network.submit(decided, window)
+                yield from before
+                before = answered(window, places, scores)
+            yield from before
+
+    def noted(source: Iterator[Moment], ways: deque[Ways]) -> Iterator[Moment]:
+        """The same moments; the flow of each goes to `ways`, too."""
+        for moment in source:
+            ways.append((moment.back, moment.ahead))
+            yield moment
 
     def segment(video: Video) -> Iterator[np.ndarray]:
         length, size = len(video.frames), video.frames[0].shape[:2]
         pictures: deque[np.ndarray] = deque()
         ways: deque[Ways] = deque()
         along = carried if carry else _as_they_are
-        scores = along(moments(motions(video, pictures), length, ways))
+        scores = along(noted(moments(motions(video, pictures), length), ways))
         if not colours:
             for score in scores:
                 pictures.popleft(), ways.popleft()
