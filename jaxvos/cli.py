@@ -74,7 +74,10 @@ def segment(
     ] = None,
     flow: Flow = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="With the library's own weights: in half the time.")
+        bool,
+        typer.Option(
+            "--fast", help="With the library's own weights: in little over half the time."
+        ),
     ] = False,
     formats: Annotated[
         str, typer.Option("--format", help="Masks as png, rle, coco, mp4; several with commas.")
