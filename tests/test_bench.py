@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxvos.programs.bench import shipped
 from jaxvos.programs.bench.data import write_clips
 from jaxvos.programs.bench.measure import (
     Extent,
@@ -248,3 +249,31 @@ def test_calls_that_are_compared_take_turns():
     taken = seconds_in_turn(calls, 3)
     assert "".join(order) == "ab" + 3 * "ab", "the first of each does not count"
     assert [len(taken[name]) for name in "ab"] == [3, 3]
+
+
+def test_the_weights_that_come_along_are_timed_in_each_way_per_frame(monkeypatch):
+    seen = []
+
+    class Loaded:
+        def segmenter(self, options):
+            def segment(video):
+                seen.append((dict(options), len(video.frames)))
+                yield from range(len(video.frames))
+
+            return segment
+
+    def in_turn(calls, repeats):
+        return {name: [float(call())] * repeats for name, call in calls.items()}
+
+    monkeypatch.setattr(shipped, "load", Loaded)
+    monkeypatch.setattr(shipped, "seconds_in_turn", in_turn)  # "three seconds": frames answered
+    taken = shipped._seconds(list(shipped.WAYS), (16, 24), 3, 2)
+    assert seen == [({}, 3), ({"fast": True}, 3), ({"colours": False}, 3)]
+    assert taken == {key: [1.0, 1.0] for key in shipped.WAYS}
+
+
+def test_a_long_video_is_a_short_one_forth_and_back():
+    once, thrice = (shipped._again((16, 24), 3, times).frames for times in (1, 3))
+    assert len(thrice) == 9
+    for t, source in enumerate((0, 1, 2, 2, 1, 0, 0, 1, 2)):
+        np.testing.assert_array_equal(thrice[t], once[source])

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxvos import __version__
-from jaxvos.programs.bench import data, motion, network, objects, training, windows
+from jaxvos.programs.bench import data, motion, network, objects, shipped, training, windows
 from jaxvos.programs.bench import results as outputs
 from jaxvos.programs.bench.measure import Extent, Measurement, alone
 from jaxvos.programs.runlog import write_whole
@@ -39,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "attention": network.attention,
     "flow": motion.optical_flow,
     "with_flow": motion.systems_with_flow,
+    "shipped": shipped.shipped,
     "train_step": training.train_step,
     "pipeline": data.pipeline,
     "procedural": data.procedural,
