@@ -38,8 +38,8 @@ class Moment(NamedTuple):
     ahead: np.ndarray
 
 
-def carried(moments: Iterable[Moment], *, block: int = 8, margin: int = 12) -> Iterator[np.ndarray]:
-    """The scores [h, w] float32 of each frame with what those before and after it say.
+def carried(moments: Iterable[Moment], *, block: int = 8, margin: int = 12) -> Iterator[Moment]:
+    """The same moments; the scores of each frame have heard what those before and after it say.
 
     Args:
         moments: The frames in order.
@@ -51,36 +51,36 @@ def carried(moments: Iterable[Moment], *, block: int = 8, margin: int = 12) -> I
     kept: deque[_Frame] = deque()
     for moment in moments:
         own = _logits(moment.scores)
-        frame = _Frame(own, own, moment.ahead)
+        frame = _Frame(own, own, moment.back, moment.ahead)
         if kept:
             before = kept[-1]
             before.trust = _trust(before.ahead, moment.back)
             trust = _trust(moment.back, before.ahead)
             frame.carried = _drawn(own, before.carried, moment.back, trust)
         kept.append(frame)
-        if (
-            len(kept) > block + margin
-        ):  # the last one is not heard yet: its way back has to be there
+        # The last one is not heard yet: its way back has to be there.
+        if len(kept) > block + margin:
             yield from _answers(kept, block, block + margin)
     yield from _answers(kept, len(kept), len(kept))
 
 
 @dataclass
 class _Frame:
-    """What is kept of a frame: logits, its own and carried from those before, and the way ahead."""
+    """What is kept of a frame: logits, its own and carried from those before, and its flow."""
 
     own: np.ndarray
     carried: np.ndarray
+    back: np.ndarray
     ahead: np.ndarray
     trust: np.ndarray | None = None  # in the way ahead; not known of the last frame
 
 
-def _answers(kept: deque[_Frame], count: int, heard: int) -> Iterator[np.ndarray]:
+def _answers(kept: deque[_Frame], count: int, heard: int) -> Iterator[Moment]:
     """Takes the first `count` frames away and answers for them; the first `heard` are listened to.
 
     Logits go backwards from the last of those.
     """
-    found: deque[np.ndarray] = deque()
+    found: deque[Moment] = deque()
     later: np.ndarray | None = None
     for place in range(heard - 1, -1, -1):
         frame = kept[place]
@@ -89,7 +89,8 @@ def _answers(kept: deque[_Frame], count: int, heard: int) -> Iterator[np.ndarray
         else:
             later = _drawn(frame.own, later, frame.ahead, frame.trust)
         if place < count:
-            found.appendleft(1 / (1 + np.exp(-(frame.carried + later) / 2)))
+            scores = 1 / (1 + np.exp(-(frame.carried + later) / 2))
+            found.appendleft(Moment(scores, frame.back, frame.ahead))
     for _ in range(count):
         kept.popleft()
     yield from found

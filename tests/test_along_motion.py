@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 
 from jaxvos import along_motion
-from jaxvos.along_motion import Moment, carried
+from jaxvos.along_motion import Moment
+from jaxvos.along_motion import carried as carried_moments
 
 SIZE = (12, 20)
+
+
+def carried(moments, **options):
+    """The scores alone."""
+    return (moment.scores for moment in carried_moments(moments, **options))
 
 
 def still(*levels):
@@ -107,3 +113,13 @@ def test_the_margin_is_all_that_is_heard():
 def test_blocks_of_no_frames_are_refused():
     with pytest.raises(ValueError, match="block=0"):
         next(carried(still(0.5), block=0))
+
+
+def test_the_flow_of_each_frame_stays_with_it():
+    rng = np.random.default_rng(0)
+    moments = [
+        Moment(moment.scores, *rng.normal(size=(2, *SIZE, 2)).astype(np.float32))
+        for moment in still(*[0.5] * 6)
+    ]
+    for given, found in zip(moments, carried_moments(moments, block=2, margin=1), strict=True):
+        assert found.back is given.back and found.ahead is given.ahead

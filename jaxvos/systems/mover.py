@@ -14,7 +14,7 @@ objects; what is thinner than a few pixels of 320 x 576 is lost.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -171,10 +171,6 @@ def working_size(frame: tuple[int, int]) -> tuple[int, int]:
     return next(sides), next(sides)
 
 
-Ways = tuple[np.ndarray, np.ndarray]
-"""Flow to the frame before and to the frame after, as in a `Moment`."""
-
-
 class Seen(NamedTuple):
     """The motion of a frame.
 
@@ -299,53 +295,40 @@ def segmenter(
                 before = answered(window, places, scores)
             yield from before
 
-    def noted(source: Iterator[Moment], ways: deque[Ways]) -> Iterator[Moment]:
-        """The same moments; the flow of each goes to `ways`, too."""
-        for moment in source:
-            ways.append((moment.back, moment.ahead))
-            yield moment
-
     def segment(video: Video) -> Iterator[np.ndarray]:
         length, size = len(video.frames), video.frames[0].shape[:2]
         pictures: deque[np.ndarray] = deque()
-        ways: deque[Ways] = deque()
-        along = carried if carry else _as_they_are
-        scores = along(noted(moments(motions(video, pictures), length), ways))
+        along = carried if carry else iter
+        found = along(moments(motions(video, pictures), length))
         if not colours:
-            for score in scores:
-                pictures.popleft(), ways.popleft()
-                yield to_size(score, size)
+            for moment in found:
+                pictures.popleft()
+                yield to_size(moment.scores, size)
             return
         waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
-        def own_cut(picture: np.ndarray, score: np.ndarray) -> np.ndarray:
+        def own_cut(picture: np.ndarray, moment: Moment) -> Moment:
             shown = reduced(picture, FAST_SHORTER) if fast else picture
-            return to_size(cut(shown, to_size(score, shown.shape[:2])), score.shape)
+            own = cut(shown, to_size(moment.scores, shown.shape[:2]))
+            return moment._replace(scores=to_size(own, moment.scores.shape))
 
-        def finished(pair: tuple[np.ndarray, np.ndarray], cut_out: np.ndarray) -> np.ndarray:
+        def finished(pair: tuple[np.ndarray, np.ndarray], own: Moment) -> np.ndarray:
             picture, score = pair
-            mixed = (1 - CUT) * score + CUT * cut_out
+            mixed = (1 - CUT) * score + CUT * own.scores
             return to_size(settled(picture, to_size(mixed, picture.shape[:2])), size)
 
         def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
-            while together := list(islice(scores, at_once)):
-                pairs = [(pictures.popleft(), score) for score in together]
-                waiting.extend(pairs)
-                for found in pool.map(own_cut, *zip(*pairs, strict=True)):
-                    yield Moment(found, *ways.popleft())
+            while together := list(islice(found, at_once)):
+                shown = [pictures.popleft() for _ in together]
+                waiting.extend(zip(shown, (moment.scores for moment in together), strict=True))
+                yield from pool.map(own_cut, shown, together)
 
         with ThreadPoolExecutor() as pool:
-            found = along(cuts(pool))
-            while together := list(islice(found, at_once)):
-                pairs = [waiting.popleft() for _ in together]
-                yield from pool.map(finished, pairs, together)
+            followed = along(cuts(pool))
+            while together := list(islice(followed, at_once)):
+                yield from pool.map(finished, [waiting.popleft() for _ in together], together)
 
     return segment
-
-
-def _as_they_are(moments: Iterable[Moment]) -> Iterator[np.ndarray]:
-    """The scores of each frame, not carried anywhere."""
-    return (moment.scores for moment in moments)
 
 
 def _grey(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
