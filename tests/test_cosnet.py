@@ -8,6 +8,7 @@ import pytest
 
 from jaxvos.davis_layout import list_sequences, read_labels
 from jaxvos.inference import batched, draw_references
+from jaxvos.losses import balanced_bce, l1
 from jaxvos.metrics.davis import region_similarity
 from jaxvos.system import initialise
 from jaxvos.systems import cosnet
@@ -69,15 +70,15 @@ def test_without_coattention_the_reference_does_not_matter():
 
 def test_loss_of_a_batch_without_any_object_is_finite_and_falls_with_the_logits():
     mask = jnp.zeros((2, 4, 4, 1))
-    values = [cosnet.balanced_bce(jnp.full(mask.shape, v), mask) for v in (0.0, -3.0)]
+    values = [balanced_bce(jnp.full(mask.shape, v), mask) for v in (0.0, -3.0)]
     assert np.isfinite(values).all() and values[1] < values[0]
 
 
 def test_loss_of_a_quarter_of_object_is_weighted_by_four():
     mask = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
     unsure = jnp.zeros(mask.shape)
-    np.testing.assert_allclose(cosnet.balanced_bce(unsure, mask), 4 * np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(cosnet.l1(unsure, mask), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(balanced_bce(unsure, mask), 4 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(l1(unsure, mask), 0.5, rtol=1e-6)
     total, _ = cosnet.loss({"target": unsure}, {"target_mask": mask})
     np.testing.assert_allclose(total, 4 * np.log(2) + 0.8 * 0.5, rtol=1e-6)
 

@@ -10,6 +10,7 @@ from jaxvos import motion_clue
 from jaxvos.inference import fit, to_size
 from jaxvos.layers.centres import bell, focal, heat_map, peaks
 from jaxvos.layers.fusion import KINDS, DynamicFusion
+from jaxvos.layers.resize import logits_at
 from jaxvos.layers.resnet import ResNet
 from jaxvos.recipe import model_options, read_recipe
 from jaxvos.system import initialise
@@ -362,7 +363,7 @@ def test_protocol_with_the_prior_carries_the_centre_and_its_own_masks_heat_map(m
         centres.append(motion_clue.choose(found, track))
         pixels = jnp.asarray([[(n - 1) * 4 for n in centres[-1]]])
         prior = f2net.gauss_prior(pixels, SIZE, features.shape[1:3])
-        logits = f2net._enlarge(match(variables, first, features, prior), SIZE)
+        logits = logits_at(match(variables, first, features, prior), SIZE)
         expected = np.asarray(jax.nn.sigmoid(logits))
         np.testing.assert_allclose(scores, to_size(expected[0, ..., 0], (40, 60)), atol=1e-5)
         assert 0 < (expected > 0.5).mean() < 1

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvos.layers.resize import bilinear
+from jaxvos.layers.resize import bilinear, logits_at
 from jaxvos.layers.resnet import BatchNorm
 from jaxvos.typing import DType
 
@@ -127,4 +127,4 @@ class Decoder(nn.Module):
 
 
 def _enlarge(logits: jax.Array, size: Sequence[int]) -> jax.Array:
-    return bilinear(logits.astype(jnp.float32), tuple(size))
+    return logits_at(logits, size)

@@ -19,6 +19,19 @@ def bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool = False
     return jnp.einsum("Hh,Ww,...hwc->...HWc", rows, columns, x)
 
 
+def logits_at(
+    logits: jax.Array, size: tuple[int, int], *, align_corners: bool = False
+) -> jax.Array:
+    """Logits [..., h, w, C] of any type at a picture's `size`: [..., H, W, C] float32.
+
+    Args:
+        logits: What a network's last layer gave.
+        size: (H, W).
+        align_corners: As in `bilinear`.
+    """
+    return bilinear(logits.astype(jnp.float32), tuple(size), align_corners=align_corners)
+
+
 def _weights(n: int, m: int, align_corners: bool) -> np.ndarray:
     """The matrix [m, n] that interpolates n samples at m places."""
     if align_corners:

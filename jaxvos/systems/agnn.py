@@ -36,9 +36,9 @@ from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder, JoinedHead
 from jaxvos.layers.pixels import caffe_bgr as prepare
 from jaxvos.layers.position_attention import PositionAttention, attend
 from jaxvos.layers.recurrent import ConvGRUCell
-from jaxvos.layers.resize import bilinear
+from jaxvos.layers.resize import logits_at
 from jaxvos.layers.resnet import BatchNorm
-from jaxvos.losses import balanced_bce, l1
+from jaxvos.losses import balanced_bce_and_l1
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
@@ -185,7 +185,8 @@ class AGNN(nn.Module):
             nodes = states.reshape(B, T, *states.shape[1:])
             logits = self.decide(nodes, train=train)
             outputs["frames"] = logits.reshape(B * T, *logits.shape[2:])
-        return {k: _enlarge(v, tuple(size)).reshape(B, T, *size, 1) for k, v in outputs.items()}
+        large = {k: logits_at(v, size) for k, v in outputs.items()}
+        return {k: v.reshape(B, T, *size, 1) for k, v in large.items()}
 
     def encode(self, pictures: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """First states [B, h, w, C] and the encoder's logits [B, h, w, 1] of [B, H, W, 3]."""
@@ -213,26 +214,19 @@ class AGNN(nn.Module):
         return logits.reshape(*states.shape[:-1], 1)
 
 
-def _enlarge(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return bilinear(logits.astype(jnp.float32), size)
-
-
 def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metrics]:
     """The video step's loss if the batch has "masks", else the image step's.
 
     Weighted cross entropy plus 0.8 times the L1 distance: of the graph's answers, summed over the
     frames; or at a tenth of the encoder's.
     """
-
-    def both(logits: jax.Array, mask: jax.Array) -> jax.Array:
-        return balanced_bce(logits, mask) + 0.8 * l1(logits, mask)
-
     if "masks" in batch:
         if "frames" not in outputs:
             raise ValueError("Clips of 1 frame make no graph: set data.frames to model.nodes.")
-        total = jax.vmap(both, in_axes=1)(outputs["frames"], batch["masks"]).sum()
+        total = jax.vmap(balanced_bce_and_l1, in_axes=1)(outputs["frames"], batch["masks"]).sum()
         return total, {"video_loss": total}
-    total = 0.1 * jax.vmap(both, in_axes=(1, None))(outputs["encoder"], batch["mask"]).mean()
+    losses = jax.vmap(balanced_bce_and_l1, in_axes=(1, None))(outputs["encoder"], batch["mask"])
+    total = 0.1 * losses.mean()
     return total, {"image_loss": total}
 
 
@@ -253,7 +247,7 @@ def _decide(
 ) -> jax.Array:
     """Probabilities [B, wanted nodes, H, W] from first states [B, N, h, w, C]."""
     logits = model.apply(variables, nodes, wanted, method="decide")
-    return nn.sigmoid(_enlarge(logits, size))[..., 0]
+    return nn.sigmoid(logits_at(logits, size))[..., 0]
 
 
 def segmenter(

@@ -34,8 +34,8 @@ from jaxvos.layers.attention import (
 )
 from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder, JoinedHead
 from jaxvos.layers.pixels import caffe_bgr as prepare
-from jaxvos.layers.resize import bilinear
-from jaxvos.losses import balanced_bce, l1
+from jaxvos.layers.resize import logits_at
+from jaxvos.losses import balanced_bce_and_l1
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
@@ -114,7 +114,7 @@ class COSNet(nn.Module):
             outputs = {"target": self.compare_group(a, jnp.stack(maps, 1), train)}
             if self.is_initializing():  # published with the checkpoint, though nothing uses it
                 self.head2(a, a, train)
-            return {k: _enlarge(v, size) for k, v in (outputs | {"encoder": logits_a}).items()}
+            return {k: logits_at(v, size) for k, v in (outputs | {"encoder": logits_a}).items()}
         b, logits_b = self.encode(reference, train)
         from_b, from_a = self.attend(a, b)
         outputs = {
@@ -122,7 +122,7 @@ class COSNet(nn.Module):
             "reference": self.head2(self.gated(from_a), b, train),
             "encoder": logits_b,
         }
-        return {k: _enlarge(v, size) for k, v in outputs.items()}
+        return {k: logits_at(v, size) for k, v in outputs.items()}
 
     def encode(self, pictures: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Features [B, h, w, C] and the encoder's logits [B, h, w, 1] of pictures [B, H, W, 3]."""
@@ -163,14 +163,6 @@ def _flat(maps: jax.Array) -> jax.Array:
     return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
-def _enlarge(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return bilinear(logits.astype(jnp.float32), size)
-
-
-def _both(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    return balanced_bce(logits, mask) + 0.8 * l1(logits, mask)
-
-
 def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metrics]:
     """The video step's loss if the batch has a "target_mask", else the image step's.
 
@@ -178,11 +170,11 @@ def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metric
     weighted cross entropy plus 0.8 times the L1 distance.
     """
     if "target_mask" not in batch:
-        total = 0.1 * _both(outputs["encoder"], batch["mask"])
+        total = 0.1 * balanced_bce_and_l1(outputs["encoder"], batch["mask"])
         return total, {"image_loss": total}
-    total = _both(outputs["target"], batch["target_mask"])
+    total = balanced_bce_and_l1(outputs["target"], batch["target_mask"])
     if "reference" in outputs:
-        total += _both(outputs["reference"], batch["reference_mask"])
+        total += balanced_bce_and_l1(outputs["reference"], batch["reference_mask"])
     return total, {"video_loss": total}
 
 
@@ -199,11 +191,11 @@ def _compare(
     """Probabilities [B, H, W] of features [B, h, w, C] with references [B, N, h, w, C]."""
     if model.group:
         logits = model.apply(variables, a, b, method="compare_group")
-        return nn.sigmoid(_enlarge(logits, size))[..., 0]
+        return nn.sigmoid(logits_at(logits, size))[..., 0]
 
     def against(one: jax.Array) -> jax.Array:
         logits = model.apply(variables, a, one, method="compare")
-        return nn.sigmoid(_enlarge(logits, size))
+        return nn.sigmoid(logits_at(logits, size))
 
     # One reference after the other: all affinities at once would be gigabytes.
     return lax.map(against, jnp.moveaxis(b, 1, 0)).mean(axis=0)[..., 0]

@@ -37,9 +37,9 @@ from jaxvos.layers.centres import focal, heat_map, peaks
 from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder
 from jaxvos.layers.fusion import KINDS, DynamicFusion
 from jaxvos.layers.pixels import caffe_bgr as prepare
-from jaxvos.layers.resize import bilinear
+from jaxvos.layers.resize import bilinear, logits_at
 from jaxvos.layers.resnet import BatchNorm
-from jaxvos.losses import balanced_bce, l1
+from jaxvos.losses import balanced_bce_and_l1
 from jaxvos.motion_clue import Track, choose
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
@@ -238,7 +238,8 @@ class F2Net(nn.Module):
             best = peaks(nn.sigmoid(heat), 1)[:, 0, 1:]
             prior = gauss_prior(in_pixels(best), size, current.shape[1:3])
         logits = self.match(reference, current, prior, train)
-        return {"current": _enlarge(logits, size), "encoder": _enlarge(alone, size), "heat": heat}
+        current, encoder = (logits_at(x, size) for x in (logits, alone))
+        return {"current": current, "encoder": encoder, "heat": heat}
 
     def encode(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features [B, h, w, C] and the decoder's [B, h', w', cross] of pictures [B, H, W, 3]."""
@@ -284,14 +285,6 @@ def _flat(maps: jax.Array) -> jax.Array:
     return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
-def _enlarge(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return bilinear(logits.astype(jnp.float32), size)
-
-
-def _both(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    return balanced_bce(logits, mask) + 0.8 * l1(logits, mask)
-
-
 def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metrics]:
     """The video step's loss if the batch has "masks", else the image step's.
 
@@ -301,7 +294,10 @@ def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metric
     video = "masks" in batch
     mask = batch["masks"][:, -1] if video else batch["mask"]
     centre = focal(outputs["heat"], heat_map(mask, outputs["heat"].shape[1:3]))
-    of_mask = _both(outputs["current"], mask) if video else 0.1 * _both(outputs["encoder"], mask)
+    if video:
+        of_mask = balanced_bce_and_l1(outputs["current"], mask)
+    else:
+        of_mask = 0.1 * balanced_bce_and_l1(outputs["encoder"], mask)
     total = of_mask + centre
     return total, {"video_loss" if video else "image_loss": total, "centre_loss": centre}
 
@@ -319,7 +315,7 @@ def _match(
 ) -> jax.Array:
     """Probabilities [B, H, W] of features b [B, h, w, C] with first frames a, alike."""
     logits = model.apply(variables, a, b, method="match")
-    return nn.sigmoid(_enlarge(logits, size))[..., 0]
+    return nn.sigmoid(logits_at(logits, size))[..., 0]
 
 
 @partial(jax.jit, static_argnames="model")
@@ -342,7 +338,7 @@ def _match_around(
     """Probabilities [H, W] of a frame around a place of its heat map, and its own heat map."""
     prior = gauss_prior(in_pixels(place)[None], size, b.shape[:2])
     logits = model.apply(variables, a[None], b[None], prior, method="match")
-    scores = nn.sigmoid(_enlarge(logits, size))
+    scores = nn.sigmoid(logits_at(logits, size))
     return scores[0, ..., 0], heat_map(scores > 0.5, heat_size(size))
 
 

@@ -34,7 +34,7 @@ from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.deeplab_v3 import DeepLabV3
 from jaxvos.layers.pixels import imagenet as prepare
 from jaxvos.layers.recurrent import ConvLSTM
-from jaxvos.layers.resize import bilinear
+from jaxvos.layers.resize import logits_at
 from jaxvos.layers.warping import chained_flow, inverse_flow, resize_flow, warp
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
@@ -152,7 +152,7 @@ def backwards(flow: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _enlarge(logits: jax.Array, size: Sequence[int]) -> jax.Array:
-    return bilinear(logits.astype(jnp.float32), tuple(size), align_corners=True)
+    return logits_at(logits, size, align_corners=True)
 
 
 def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metrics]:
