@@ -60,6 +60,9 @@ OUTDOORS = replace(
 )
 """WILD, where bodies stand on their feet, throw shadows and leave wakes, spray, dust and smoke."""
 
+WATERS = replace(OUTDOORS, lakes=1.0, speed=(0.002, 0.035), shadow=0.0, cast=0.0)
+"""OUTDOORS on lakes: birds and boats that float before their mirror images, and whoever surfs."""
+
 SEEDS = {"train": 0, "val": 1, "test": 2}
 """The seed of each split's clips where none is given: no two splits share one."""
 

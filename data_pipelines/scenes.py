@@ -22,12 +22,14 @@ from data_pipelines.sprites import (
     oval,
     piece,
     post,
+    ripples,
     skin,
     wander,
 )
 from data_pipelines.striders import strider
 from data_pipelines.textures import Looks, octaves, palette, texture
 from data_pipelines.trails import trail
+from data_pipelines.waters import FLOATING, reflection, water
 
 Span = tuple[float, float]
 Size = tuple[int, int]
@@ -57,6 +59,7 @@ class World:
         shadow: How often objects have a dark spot under them.
         cast: How often the light throws the whole shadow of a body with joints on the ground.
         planted: How many of the bodies with joints walk on feet that stand on the ground.
+        lakes: How often water with a bank lies where nearer ground would, and bodies float on it.
         trail: How many bodies leave a wake, spray, dust or smoke.
         camouflage: How often an object wears the colours of the background.
         background, movers, still, trails: The colours of each.
@@ -82,6 +85,7 @@ class World:
     shadow: float = 0.3
     cast: float = 0.0
     planted: float = 0.0
+    lakes: float = 0.0
     trail: float = 0.0
     camouflage: float = 0.25
     background: Looks = ANY
@@ -100,13 +104,17 @@ def scene(rng: np.random.Generator, size: Size, world: World) -> list[Layer]:
     camera = random_camera(rng, size, world.camera * strength)
     grounds = [palette(rng, world.background) for _ in range(1 + _count(rng, world.grounds))]
     layers = _far(rng, size, camera, grounds[0], world)
-    for nearness, colors in enumerate(grounds[1:], start=1):
-        layers.append(_ground(rng, size, camera, colors, nearness))
+    floats = _happens(rng, world.lakes)
+    if floats:
+        layers.extend(water(rng, size, camera, grounds[1]))
+    else:
+        for nearness, colors in enumerate(grounds[1:], start=1):
+            layers.append(_ground(rng, size, camera, colors, nearness))
     behind, front = [], []
     for _ in range(_count(rng, world.distractors)):
         near = rng.random() < world.in_front
         (front if near else behind).extend(_still(rng, size, camera, near, world))
-    moving = _movers(rng, size, camera, grounds, follows, world)
+    moving = _movers(rng, size, camera, grounds, follows, floats, world)
     order = rng.permutation(len(moving))
     return [*layers, *behind, *(layer for k in order for layer in moving[k]), *front]
 
@@ -117,11 +125,17 @@ def _movers(
     camera: Camera,
     grounds: list[np.ndarray],
     follows: bool,
+    floats: bool,
     world: World,
 ) -> list[list[Layer]]:
-    """The layers of each body that moves; the camera follows the first one if it `follows` any."""
+    """The layers of each body that moves; the camera follows the first one if it `follows` any.
+
+    If it `floats`, there is water below, and two thirds of the bodies are made for that.
+    """
     together, shadows = rng.random() < world.occlusion, rng.random() < world.shadow
     unit, spot = min(size), _spot(rng, size, 0.3)
+    if floats:
+        spot[1] = size[0] * rng.uniform(0.45, 0.8)
     moving: list[list[Layer]] = []
     for number in range(_count(rng, world.objects)):
         clothes = [palette(rng, world.movers) for _ in range(2)]
@@ -129,20 +143,29 @@ def _movers(
             clothes = [grounds[rng.integers(len(grounds))]] * 2
         length = unit * float(rng.uniform(*world.size)) / (1 + 0.25 * number)
         kind = _kind(rng, world)
+        if floats and rng.random() < 0.67:
+            kind = FLOATING[rng.integers(len(FLOATING))]
         way = _way(rng, spot, unit, kind is lump, world)
         place = _in_world(camera, way, followed=follows and number == 0)
         outer = _seen(camera, place)
-        walks = kind is not lump and _happens(rng, world.planted)
+        jointed = kind is not lump and kind not in FLOATING
+        walks = jointed and _happens(rng, world.planted)
         if walks:
             pieces = strider(rng, length, *map(skin, clothes), place)
         else:
             pieces = kind(rng, length, *map(skin, clothes))
-        if kind is not lump and _happens(rng, world.cast):
+        if jointed and _happens(rng, world.cast):
             pieces = [*_cast(rng, pieces, length), *pieces]
-        if shadows and kind is not lump:  # a tumbling thing's would go round with it
+        if shadows and jointed:  # a tumbling thing's would go round with it
             pieces = [_shadow(rng, length), *pieces]
-        ripples = _ripple(rng, 0.12 * length, length) if rng.random() < world.rippling else None
-        layers = [_moving(p, outer, number + 1, None if walks else ripples) for p in pieces]
+        waves = ripples(rng, 0.12 * length, length) if rng.random() < world.rippling else None
+        if walks or kind in FLOATING:
+            waves = None
+        layers = [_moving(p, outer, number + 1, waves) for p in pieces]
+        if kind in FLOATING:
+            waves = ripples(rng, 0.03 * length, 0.25 * length)
+            below = reflection(rng, pieces, length)
+            layers = [*(_moving(p, outer, number + 1, waves) for p in below), *layers]
         if _happens(rng, world.trail):
             puffs = trail(rng, length, palette(rng, world.trails), place, camera.at(1.0))
             layers = [*layers, *puffs] if rng.random() < 0.3 else [*puffs, *layers]
@@ -206,16 +229,6 @@ def _moving(
     return Layer(piece.picture, pose, label)
 
 
-def _ripple(rng: np.random.Generator, height: float, length: float) -> Callable[[float], Ripple]:
-    """Waves up to `height` pixels high, of wavelengths about `length`, that travel with time."""
-    lift, sway = height * float(rng.uniform(0.4, 1)), height * float(rng.uniform(0, 0.6))
-    growth = float(rng.uniform(-1, 1)) * lift / length
-    number, across = (2 * math.pi / (length * rng.uniform(0.6, 1.5, 2))).tolist()
-    rate, drift = (rng.choice([-1, 1], 2) * 2 * math.pi / rng.uniform(8, 25, 2)).tolist()
-    start, begin = rng.uniform(0, 2 * math.pi, 2).tolist()
-    return lambda t: Ripple(lift, growth, number, start + rate * t, sway, across, begin + drift * t)
-
-
 def _shadow(rng: np.random.Generator, length: float) -> Piece:
     """A soft dark oval under a body `length` pixels long: too thin to count as what is seen."""
     outline = oval(length * rng.uniform(0.7, 1.1), length * 0.2)
@@ -258,7 +271,7 @@ def _far(
     opaque = np.full((*shape, 1), 255, np.uint8)
     picture = np.concatenate([texture(rng, shape, colors), opaque], axis=-1)
     view = camera.at(rng.uniform(1.5, 4))
-    waves = _ripple(rng, 0.012 * min(size), min(size)) if rng.random() < world.water else None
+    waves = ripples(rng, 0.012 * min(size), min(size)) if rng.random() < world.water else None
 
     def lying(picture: np.ndarray, spot: np.ndarray, endless: bool = False) -> Layer:
         def pose(t: float) -> Pose:

@@ -5,7 +5,7 @@
                                         year=2017, and once for each video only= or without=
     procedural                          made-up video, rendered when it is asked for
     procedural-salient:clips=64,frames=8,seed=3,height=96,width=160
-    procedural-wild, procedural-outdoors    nearer to films of the real world
+    procedural-wild, procedural-outdoors, procedural-waters     nearer to films of the real world
     davis/2016                          a data set that `jaxvos prepare` has prepared
     msra10k+dut_omron                   several, one after the other
     stills:duts, stills:FOLDER          videos made of pictures, one of each: object and ground move
@@ -38,7 +38,7 @@ import numpy as np
 from data_pipelines import flow_sets, pairs, prepared, rgb_gt_flow
 from data_pipelines.clip_cache import cached_clip
 from data_pipelines.encoded import Lazy, mask_file, picture_file
-from data_pipelines.procedural import MOTION, OUTDOORS, SALIENT, SEEDS, WILD, World, clip
+from data_pipelines.procedural import MOTION, OUTDOORS, SALIENT, SEEDS, WATERS, WILD, World, clip
 from data_pipelines.specs import Options, options_of, parts_of
 from data_pipelines.synthesis import MovingStill, moving_still
 from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
@@ -51,6 +51,7 @@ WORLDS: Mapping[str, World] = {
     "procedural-salient": SALIENT,
     "procedural-wild": WILD,
     "procedural-outdoors": OUTDOORS,
+    "procedural-waters": WATERS,
 }
 STILLS = "stills:"
 FOLDERS: Mapping[str, Callable[..., Videos]] = {

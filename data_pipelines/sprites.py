@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_pipelines.rendering import rotation, scaling, translation
+from data_pipelines.rendering import Ripple, rotation, scaling, translation
 from data_pipelines.textures import texture
 
 Place = Callable[[float], np.ndarray]
@@ -63,6 +63,16 @@ def oscillation(
 ) -> Swing:
     """A swing of `size` about `mean` whose period in frames lies within `period`."""
     return Swing(mean, size, 2 * math.pi / rng.uniform(*period), rng.uniform(0, 2 * math.pi))
+
+
+def ripples(rng: np.random.Generator, height: float, length: float) -> Callable[[float], Ripple]:
+    """Waves up to `height` pixels high, of wavelengths about `length`, that travel with time."""
+    lift, sway = height * float(rng.uniform(0.4, 1)), height * float(rng.uniform(0, 0.6))
+    growth = float(rng.uniform(-1, 1)) * lift / length
+    number, across = (2 * math.pi / (length * rng.uniform(0.6, 1.5, 2))).tolist()
+    rate, drift = (rng.choice([-1, 1], 2) * 2 * math.pi / rng.uniform(8, 25, 2)).tolist()
+    start, begin = rng.uniform(0, 2 * math.pi, 2).tolist()
+    return lambda t: Ripple(lift, growth, number, start + rate * t, sway, across, begin + drift * t)
 
 
 def cut(picture: np.ndarray, outline: np.ndarray, shade: float = 0.0) -> np.ndarray:
