@@ -5,10 +5,16 @@ Sun, Tang, "Guided Image Filtering", TPAMI 2013; Rother, Kolmogorov, Blake, "Gra
 OpenCV has it).
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import cv2
 import numpy as np
+
+from jaxvos.along_motion import Moment
+from jaxvos.inference import to_size
 
 SHORTER = 240
 """Pixels of the shorter side that colours are looked at with; smaller frames keep their size."""
@@ -18,6 +24,54 @@ PULL = 4.0
 """What the filtered scores count in a round, beside the logit of the given ones."""
 SURE = (0.02, 0.95)
 """Scores below and above which GrabCut changes nothing."""
+CUT = 0.5
+"""The share of GrabCut's answer in the scores that then follow the frame's colours."""
+AT_ONCE = 6
+"""Frames that are looked at side by side."""
+
+
+def coloured(
+    found: Iterator[Moment],
+    pictures: deque[np.ndarray],
+    size: tuple[int, int],
+    *,
+    along: Callable[[Iterable[Moment]], Iterator[Moment]],
+    shorter: int = SHORTER,
+) -> Iterator[np.ndarray]:
+    """Scores [H, W] of `size` that follow the frames' own colours: all the steps of this file.
+
+    GrabCut's answers are carried along the motion like the scores before them; half of both is then
+    drawn to the colours.
+
+    Args:
+        found: What is known of each frame.
+        pictures: Its small picture (`reduced`), there when it is found; taken away when used.
+        size: (H, W) of the frames.
+        along: What carries scores along the motion, `carried` or `iter`.
+        shorter: Pixels of the shorter side of what GrabCut is shown.
+    """
+    waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
+
+    def own_cut(picture: np.ndarray, moment: Moment) -> Moment:
+        shown = reduced(picture, shorter)
+        own = cut(shown, to_size(moment.scores, shown.shape[:2]))
+        return moment._replace(scores=to_size(own, moment.scores.shape))
+
+    def finished(pair: tuple[np.ndarray, np.ndarray], own: Moment) -> np.ndarray:
+        picture, score = pair
+        mixed = (1 - CUT) * score + CUT * own.scores
+        return to_size(settled(picture, to_size(mixed, picture.shape[:2])), size)
+
+    def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
+        while together := list(islice(found, AT_ONCE)):
+            shown = [pictures.popleft() for _ in together]
+            waiting.extend(zip(shown, (moment.scores for moment in together), strict=True))
+            yield from pool.map(own_cut, shown, together)
+
+    with ThreadPoolExecutor() as pool:
+        followed = along(cuts(pool))
+        while together := list(islice(followed, AT_ONCE)):
+            yield from pool.map(finished, [waiting.popleft() for _ in together], together)
 
 
 def reduced(frame: np.ndarray, shorter: int = SHORTER) -> np.ndarray:

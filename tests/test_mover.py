@@ -11,6 +11,9 @@ import pytest
 from data_pipelines.procedural import clip
 from jaxvos.along_motion import Moment, carried
 from jaxvos.colour_guided import cut, settled
+from jaxvos.flow import neighbours
+from jaxvos.flow.aligned import aligned
+from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
 from jaxvos.layers.time_attention import TimeAttention
 from jaxvos.system import initialise
@@ -135,35 +138,42 @@ def test_the_loss_is_cross_entropy_and_dice_of_each_clip():
     ],
 )
 def test_the_working_size_keeps_the_aspect(frame, expected):
-    assert mover.working_size(frame) == expected
+    assert neighbours.working_size(frame) == expected
 
 
 @pytest.fixture(scope="module")
 def small(tiny):
     """The protocol at a small working size, so that flow takes no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mover, "AREA", 64 * 64)
+        patch.setattr(neighbours, "AREA", 64 * 64)
+        patch.setattr(neighbours, "SLOW", 0.0)
+        patch.setattr(neighbours, "QUICK", np.inf)
         yield partial(mover.segmenter, *tiny, clip=5, margin=1)
 
 
-def by_hand(tiny, frames, clips, *, fast=False):
+def by_hand(tiny, frames, clips, *, fast=False, order=(0, 1)):
     """Moments of all frames, from the clips of frames that the protocol ought to look at."""
-    greys = [mover._grey(frame, (64, 64)) for frame in frames]
-    seen = [mover.motion_of(greys, t, 0, len(greys), fast=fast) for t in range(len(greys))]
+    greys = [neighbours.grey(frame, (64, 64)) for frame in frames]
+    seen = [neighbours.motion_of(greys, t, 0, len(greys), fast=fast) for t in range(len(greys))]
     motions = np.stack([each.channels for each in seen])
     scores = {}
     for start, kept in clips:
         part = motions[start : start + 5]
         part = np.concatenate([part, np.repeat(part[-1:], 5 - len(part), axis=0)])
-        found = mover._moving(*tiny, part)
+        pairs = part[..., :10], part[..., 10:]
+        found = mover._moving(*tiny, np.concatenate([pairs[k] for k in order], axis=-1))
         for t in kept:
-            score = found[t - start] * mover.moves(motions[t])
+            score = found[t - start] * neighbours.moves(motions[t])
             scores[t] = Moment(score, seen[t].back, seen[t].ahead)
     return [scores[t] for t in range(len(frames))]
 
 
+def twice(moments):
+    return carried(carried(moments))
+
+
 def whole_size(scores, frames):
-    return [mover.to_size(score, frames.shape[1:3]) for score in scores]
+    return [to_size(score, frames.shape[1:3]) for score in scores]
 
 
 @pytest.mark.parametrize(
@@ -184,18 +194,71 @@ def test_clips_overlap_and_every_frame_is_answered_once(small, tiny, count, clip
     np.testing.assert_allclose(found, expected, atol=1e-6)
     found = list(small(colours=False)(Video(frames)))
     np.testing.assert_allclose(
-        found, whole_size([moment.scores for moment in carried(moments)], frames), atol=1e-6
+        found, whole_size([moment.scores for moment in twice(moments)], frames), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "order"),
+    [
+        ((0.0, 1e9), [0, 1]),
+        ((1e9, 1e9), [1, 0]),
+        ((0.0, 0.0), [0, 0]),
+    ],
+)
+def test_neighbours_suit_the_speed_of_what_is_found(tiny, limits, order, monkeypatch):
+    monkeypatch.setattr(neighbours, "AREA", 64 * 64)
+    monkeypatch.setattr(neighbours, "SLOW", limits[0])
+    monkeypatch.setattr(neighbours, "QUICK", limits[1])
+    frames = clip(0, frames=9, size=(48, 60)).frames
+    clips = [(0, range(4)), (3, range(4, 7)), (6, [7, 8])]
+    looks, look = [], mover._moving
+    monkeypatch.setattr(mover, "_moving", lambda *given: looks.append(1) or look(*given))
+    make = partial(mover.segmenter, *tiny, clip=5, margin=1, carry=False)
+    list(make()(Video(frames)))
+    assert len(looks) == len(clips), "not before colours, which gain nothing by it"
+    for fast in (False, True):  # fast answers have no farther neighbours
+        looks.clear()
+        found = np.stack(list(make(fast=fast, colours=False)(Video(frames))))
+        assert len(looks) == (3 if fast or order == [0, 1] else 6)
+        moments = by_hand(tiny, frames, clips, fast=fast, order=order)
+        expected = whole_size([moment.scores for moment in moments], frames)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_still_thing_and_a_quick_one_are_shown_otherwise(monkeypatch):
+    monkeypatch.setattr(neighbours, "SLOW", 5.0)
+    monkeypatch.setattr(neighbours, "QUICK", 9.0)
+    motion = np.arange(20.0)
+    np.testing.assert_array_equal(neighbours.suited(motion, 4.9), [*range(10, 20), *range(10)])
+    np.testing.assert_array_equal(neighbours.suited(motion, 9.1), [*range(10), *range(10)])
+    for speed in (5.1, 8.9, np.nan):
+        assert neighbours.suited(motion, speed) is motion
+
+
+def test_speed_is_that_of_what_is_found_and_nothing_has_none():
+    length = np.array([[1.0, 2.0], [3.0, 100.0]], np.float32)
+    seen = [neighbours.Seen(None, None, None, factor * length) for factor in (3, 5, 1)]
+    scores = np.zeros((4, 2, 2), np.float32)  # the last one fills a clip up
+    assert np.isnan(mover._speed(scores, seen))
+    scores[0, 0] = 0.6, 0.9
+    scores[1, 1, 0] = scores[2, 0, 1] = scores[3, 1, 1] = 0.8
+    scores[:, 1, 1] = 0.4
+    speeds = 3 * (0.6 * 1 + 0.9 * 2) / 1.5, 5 * 3.0, 1 * 2.0
+    assert mover._speed(scores, seen) == pytest.approx(np.median(speeds))
 
 
 def test_flow_goes_to_the_frame_before_and_to_the_one_after(small):
     rng = np.random.default_rng(0)
     noise = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 2)
     greys = [noise[:64, 8 * t : 8 * t + 96].copy() for t in range(3)]  # the camera goes right
-    seen = mover.motion_of(greys, 1, 0, 3)
+    seen = neighbours.motion_of(greys, 1, 0, 3)
     np.testing.assert_allclose(np.median(seen.back, (0, 1)), [4, 0], atol=0.2)
     np.testing.assert_allclose(np.median(seen.ahead, (0, 1)), [-4, 0], atol=0.2)
-    fast = mover.motion_of(greys, 1, 0, 3, fast=True)  # to the same frames, in fewer rounds
+    left = [np.linalg.norm(aligned(greys[1], greys[k]).residual, axis=-1) for k in (0, 2)]
+    np.testing.assert_allclose(seen.length, np.mean(left, axis=0), rtol=1e-5)
+    assert np.median(seen.length) < 0.3, "all of it is the camera's"
+    fast = neighbours.motion_of(greys, 1, 0, 3, fast=True)  # to the same frames, in fewer rounds
     assert 0 < np.abs(fast.back - seen.back).max() < 1
 
 
@@ -212,8 +275,8 @@ def test_colours_are_those_of_each_frame_and_cuts_are_carried_too(small, tiny, f
     scores, shown = [moment.scores for moment in carried(moments)], (24, 30) if fast else (48, 60)
     cuts = [
         moment._replace(
-            scores=mover.to_size(
-                cut(cv2.resize(frame, shown[::-1], interpolation=3), mover.to_size(score, shown)),
+            scores=to_size(
+                cut(cv2.resize(frame, shown[::-1], interpolation=3), to_size(score, shown)),
                 (32, 32),
             )
         )
@@ -221,7 +284,7 @@ def test_colours_are_those_of_each_frame_and_cuts_are_carried_too(small, tiny, f
     ]
     found = list(small(fast=fast)(Video(frames)))
     for frame, score, share, answer in zip(frames, scores, carried(cuts), found, strict=True):
-        expected = settled(frame, mover.to_size((score + share.scores) / 2, (48, 60)))
+        expected = settled(frame, to_size((score + share.scores) / 2, (48, 60)))
         np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
@@ -233,7 +296,10 @@ def test_nothing_is_kept_of_frames_that_are_answered(small):
         for _ in range(35):
             next(made)
         kept = made.gi_frame.f_locals
-        assert len(kept["pictures"]) <= 30 and len(kept.get("waiting", ())) <= 30
+        if colours:
+            kept = kept | made.gi_yieldfrom.gi_frame.f_locals
+            assert 0 < len(kept["waiting"]) <= 30
+        assert len(kept["pictures"]) <= 30
         made.close()
 
 

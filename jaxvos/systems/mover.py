@@ -14,13 +14,10 @@ objects; what is thinner than a few pixels of 320 x 576 is lost.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-from typing import NamedTuple
 
-import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,8 +25,9 @@ import numpy as np
 import optax
 
 from jaxvos.along_motion import Moment, carried
-from jaxvos.colour_guided import cut, reduced, settled
-from jaxvos.flow.aligned import CHANNELS, STEPS, Aligned, aligned, channels, neighbour, whole
+from jaxvos.colour_guided import SHORTER, coloured, reduced
+from jaxvos.flow.aligned import CHANNELS, STEPS
+from jaxvos.flow.neighbours import Seen, motions, moves, suited
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import conv_general_dilated
 from jaxvos.layers.resize import bilinear
@@ -38,14 +36,8 @@ from jaxvos.layers.time_attention import TimeAttention
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
-AREA = 320 * 576
-"""Pixels that motion is sought at; sides are multiples of 64."""
-CUT = 0.5
-"""The share of GrabCut's answer in the scores that then follow the frame's colours."""
 FAST_SHORTER = 160
 """Pixels of the shorter side of what GrabCut is shown if there is little time."""
-FAR = 2
-"""Which of a neighbour's channels has the length of the motion: log 2 at `LEAST_MOTION`."""
 
 
 class Block(nn.Module):
@@ -164,58 +156,6 @@ def _moving(model: Mover, variables: Variables, motion: jax.Array) -> jax.Array:
     return nn.sigmoid(model.apply(variables, prepare(motion)[None])["moving"])[0, ..., 0]
 
 
-def working_size(frame: tuple[int, int]) -> tuple[int, int]:
-    """(H, W), multiples of 64, nearest to the frame's (H, W) in aspect, of about `AREA` pixels."""
-    height = np.sqrt(AREA * frame[0] / frame[1])
-    sides = (64 * max(round(side / 64), 1) for side in (height, AREA / height))
-    return next(sides), next(sides)
-
-
-class Seen(NamedTuple):
-    """The motion of a frame.
-
-    Attributes:
-        channels: [H/2, W/2, 20] float32, what the network is shown.
-        back: [H/2, W/2, 2] float32: the whole flow to the neighbour before, in pixels of half the
-            working size.
-        ahead: The same to the neighbour after.
-    """
-
-    channels: np.ndarray
-    back: np.ndarray
-    ahead: np.ndarray
-
-
-def motion_of(
-    greys: Sequence[np.ndarray], t: int, first: int, length: int, *, fast: bool = False
-) -> Seen:
-    """The motion of frame t of a video of `length`, from grey frames [H, W] `first`, ... .
-
-    If `fast`, the neighbours next to it stand in for those beyond, and flow is refined less.
-    """
-    frame = greys[t - first]
-    others = [neighbour(t, int(np.sign(step)) if fast else step, length) for step in STEPS]
-
-    def towards(other: int) -> tuple[np.ndarray, np.ndarray]:
-        if other == t:
-            motion = Aligned(np.zeros((*(n // 2 for n in frame.shape), 2), np.float32), np.eye(3))
-        else:
-            motion = aligned(frame, greys[other - first], fast=fast)
-        return channels(motion), whole(motion) / 2
-
-    distinct = sorted(set(others))
-    with ThreadPoolExecutor(len(distinct)) as pool:  # OpenCV lets go of the interpreter's lock
-        found = dict(zip(distinct, pool.map(towards, distinct), strict=True))
-    seen = [found[other][0] for other in others]
-    back, ahead = (found[others[STEPS.index(step)]][1] for step in (-1, 1))
-    return Seen(np.concatenate(seen, axis=-1), back, ahead)
-
-
-def moves(motion: np.ndarray) -> bool:
-    """Whether anything in a frame with channels [h, w, 20] goes beyond what noise would."""
-    return bool(motion[..., FAR::CHANNELS].max() >= np.log(2))
-
-
 def segmenter(
     model: Mover,
     variables: Variables,
@@ -234,42 +174,68 @@ def segmenter(
         clip: Frames that go through the network together.
         margin: How many of a clip's first and last frames only help the others.
         carry: Carry scores from frame to frame along the motion.
-        colours: Sharpen the scores by the frame's colours; False leaves motion alone.
+        colours: Sharpen the scores by the frame's colours; False leaves motion alone, which is then
+            looked at twice where neighbours do not suit its speed.
         fast: Look at the next neighbours alone, and at colours coarsely: 0.6 of the time.
     """
     if clip <= 2 * margin:
         raise ValueError(f"clip={clip} leaves no frame between margins of {margin}.")
-    reach, at_once = max(STEPS), clip - 2 * margin
     decide = partial(_moving, model, variables)
+    along = carried if carry else iter
 
-    def motions(video: Video, small: deque[np.ndarray]) -> Iterator[Seen]:
-        """The motion of each frame; a small picture of each goes to `small` when it is read."""
-        length = len(video.frames)
-        size = working_size(video.frames[0].shape[:2])
-        greys: list[np.ndarray] = []
-        read = 0
-        for t in range(length):
-            while read < min(t + reach + 1, length):
-                frame = video.frames[read]
-                greys.append(_grey(frame, size))
-                small.append(reduced(frame))
-                read += 1
-            del greys[: max(len(greys) - (read - max(t - reach, 0)), 0)]
-            yield motion_of(greys, t, read - len(greys), length, fast=fast)
+    def segment(video: Video) -> Iterator[np.ndarray]:
+        length, size = len(video.frames), video.frames[0].shape[:2]
+        pictures: deque[np.ndarray] = deque()  # small ones, of frames without an answer so far
+        seen = motions(video.frames, fast=fast, read=lambda f: pictures.append(reduced(f)))
+        clips = _clips(seen, length, clip, margin)
+        found = along(_moments(decide, clips, clip, again=not (fast or colours)))
+        if colours:
+            shorter = FAST_SHORTER if fast else SHORTER
+            yield from coloured(found, pictures, size, along=along, shorter=shorter)
+            return
+        for moment in along(found):  # once more, as the colours' answers are
+            pictures.popleft()
+            yield to_size(moment.scores, size)
 
-    def clips(source: Iterator[Seen], length: int) -> Iterator[tuple[list[Seen], range]]:
-        """The motion of the frames that go through the network together, and whom it answers."""
-        window: list[Seen] = []
-        start = done = 0
-        while done < length:
-            while len(window) < clip and start + len(window) < length:
-                window.append(next(source))
-            last = start + len(window) == length
-            end = len(window) if last else clip - margin
-            yield window, range(done - start, end)
-            done = start + end
-            step = 0 if last else done - margin - start
-            window, start = window[step:], start + step
+    return segment
+
+
+def _clips(
+    source: Iterator[Seen], length: int, clip: int, margin: int
+) -> Iterator[tuple[list[Seen], range]]:
+    """The motion of the frames that go through the network together, and whom it answers."""
+    window: list[Seen] = []
+    start = done = 0
+    while done < length:
+        while len(window) < clip and start + len(window) < length:
+            window.append(next(source))
+        last = start + len(window) == length
+        end = len(window) if last else clip - margin
+        yield window, range(done - start, end)
+        done = start + end
+        step = 0 if last else done - margin - start
+        window, start = window[step:], start + step
+
+
+def _moments(
+    decide: Callable[[np.ndarray], jax.Array],
+    clips: Iterator[tuple[list[Seen], range]],
+    clip: int,
+    again: bool,
+) -> Iterator[Moment]:
+    """What the network says of each frame, and its flow.
+
+    If `again`, the network is asked a second time where the neighbours do not suit the speed of
+    what it finds. It thinks about a clip while the motion of the next one is sought: it cannot keep
+    all cores busy by itself.
+    """
+
+    def decided(window: list[Seen]) -> np.ndarray:
+        shown = [seen.channels for seen in window]
+        motion = np.stack(shown + [shown[-1]] * (clip - len(shown)))
+        scores = np.asarray(decide(motion))
+        better = suited(motion, _speed(scores, window)) if again else motion
+        return scores if better is motion else np.asarray(decide(better))
 
     def answered(window: list[Seen], places: range, scores: Future) -> Iterator[Moment]:
         found = scores.result()
@@ -277,63 +243,23 @@ def segmenter(
             seen = window[place]
             yield Moment(found[place] * moves(seen.channels), seen.back, seen.ahead)
 
-    def decided(window: list[Seen]) -> np.ndarray:
-        shown = [seen.channels for seen in window]
-        return np.asarray(decide(np.stack(shown + [shown[-1]] * (clip - len(shown)))))
-
-    def moments(source: Iterator[Seen], length: int) -> Iterator[Moment]:
-        """What the network says of each frame, and its flow.
-
-        It thinks about a clip while the motion of the next one is sought: it cannot keep all cores
-        busy by itself.
-        """
-        with ThreadPoolExecutor(1) as network:
-            before: Iterator[Moment] = iter(())
-            for window, places in clips(source, length):
-                scores = network.submit(decided, window)
-                yield from before
-                before = answered(window, places, scores)
+    with ThreadPoolExecutor(1) as network:
+        before: Iterator[Moment] = iter(())
+        for window, places in clips:
+            scores = network.submit(decided, window)
             yield from before
-
-    def segment(video: Video) -> Iterator[np.ndarray]:
-        length, size = len(video.frames), video.frames[0].shape[:2]
-        pictures: deque[np.ndarray] = deque()
-        along = carried if carry else iter
-        found = along(moments(motions(video, pictures), length))
-        if not colours:
-            for moment in found:
-                pictures.popleft()
-                yield to_size(moment.scores, size)
-            return
-        waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
-
-        def own_cut(picture: np.ndarray, moment: Moment) -> Moment:
-            shown = reduced(picture, FAST_SHORTER) if fast else picture
-            own = cut(shown, to_size(moment.scores, shown.shape[:2]))
-            return moment._replace(scores=to_size(own, moment.scores.shape))
-
-        def finished(pair: tuple[np.ndarray, np.ndarray], own: Moment) -> np.ndarray:
-            picture, score = pair
-            mixed = (1 - CUT) * score + CUT * own.scores
-            return to_size(settled(picture, to_size(mixed, picture.shape[:2])), size)
-
-        def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
-            while together := list(islice(found, at_once)):
-                shown = [pictures.popleft() for _ in together]
-                waiting.extend(zip(shown, (moment.scores for moment in together), strict=True))
-                yield from pool.map(own_cut, shown, together)
-
-        with ThreadPoolExecutor() as pool:
-            followed = along(cuts(pool))
-            while together := list(islice(followed, at_once)):
-                yield from pool.map(finished, [waiting.popleft() for _ in together], together)
-
-    return segment
+            before = answered(window, places, scores)
+        yield from before
 
 
-def _grey(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    small = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+def _speed(scores: np.ndarray, window: list[Seen]) -> float:
+    """How far what is found moves in a frame, pixels: the median over frames; nan if nothing is."""
+    speeds = [
+        np.average(seen.length, weights=score * found)
+        for score, seen in zip(scores, window, strict=False)
+        if (found := score > 0.5).any()
+    ]
+    return float(np.median(speeds)) if speeds else np.nan
 
 
 SYSTEM = System(
