@@ -70,8 +70,8 @@ def motion_of(
         found = dict(zip(distinct, pool.map(shown, distinct), strict=True))
     seen = [found[other][1] for other in others]
     back, ahead = (found[others[STEPS.index(step)]][0] for step in (-1, 1))
-    length = sum(np.linalg.norm(each.residual, axis=-1) for each in (back, ahead)) / 2
-    return Seen(np.concatenate(seen, axis=-1), whole(back) / 2, whole(ahead) / 2, length)
+    own = sum(np.linalg.norm(each.residual, axis=-1) for each in (back, ahead)) / 2
+    return Seen(np.concatenate(seen, axis=-1), whole(back) / 2, whole(ahead) / 2, own)
 
 
 def moves(motion: np.ndarray) -> bool:
