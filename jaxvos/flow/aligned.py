@@ -131,14 +131,16 @@ def channels(motion: Aligned) -> np.ndarray:
     The residual over its root mean square, x and y, cut off at 4; the logarithm of 1 + its length
     over the median length; the whole flow less its median over its own root mean square, x and y.
     """
-    residual, flow = motion.residual, whole(motion)
-    length = np.linalg.norm(residual, axis=-1, keepdims=True)
-    own = np.clip(residual / _spread(residual), -4, 4)
-    far = np.log1p(length / max(float(np.median(length[::2, ::2])), LEAST_MOTION))
-    relative = flow - np.median(flow[::2, ::2], axis=(0, 1))
-    relative = np.clip(relative / _spread(relative), -4, 4)
-    return np.concatenate([own, far, relative], axis=-1).astype(np.float32)
+    flow = whole(motion)
+    x, y, length = _shown(motion.residual)
+    across, down, _ = _shown(flow - np.median(flow[::2, ::2], axis=(0, 1)))
+    median = np.float32(max(float(np.median(length[::2, ::2])), LEAST_MOTION))
+    return cv2.merge([x, y, np.log1p(length / median), across, down])
 
 
-def _spread(flow: np.ndarray) -> float:
-    return max(float(np.sqrt((flow**2).sum(axis=-1).mean())), LEAST_MOTION)
+def _shown(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x and y of a field [H, W, 2] over its root mean square, cut off, and its length in pixels."""
+    x, y = cv2.split(field)
+    length = cv2.magnitude(x, y)
+    spread = np.float32(max(np.linalg.norm(length) / np.sqrt(length.size), LEAST_MOTION))
+    return np.clip(x / spread, -4, 4), np.clip(y / spread, -4, 4), length
