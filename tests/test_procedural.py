@@ -271,15 +271,24 @@ def test_a_clip_that_cannot_be_made_is_refused():
 
 
 def test_clips_are_made_fast_enough_to_train_on():
+    """A frame takes as long as some hundred warps of it, on whatever machine: 20 to 50 a second."""
+    matrix = np.array([[1, 0.02, 3], [0.01, 1, 2], [0, 0, 1.0]])
+
+    def seconds(work, times):
+        start = time.thread_time()  # not what others in this process, or on this machine, take
+        for number in range(times):
+            work(number)
+        return (time.thread_time() - start) / times
+
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        rates = []
-        while len(rates) < 3 and max(rates, default=0) < 20:  # others may use this machine
-            start = time.process_time()
-            for index in range(1, 9):
-                clip(index, frames=8, size=(256, 448))
-            rates.append(64 / (time.process_time() - start))
+        picture = np.zeros((256, 448, 4), np.uint8)
+        costs = []
+        while len(costs) < 3 and min(costs, default=np.inf) > 160:
+            warp = seconds(lambda _: cv2.warpPerspective(picture, matrix, (448, 256)), 200)
+            frame = seconds(lambda n: clip(n + 1, frames=8, size=(256, 448)), 8) / 8
+            costs.append(frame / warp)
     finally:
         cv2.setNumThreads(threads)
-    assert max(rates) >= 20
+    assert min(costs) <= 160
