@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax.linen import sigmoid
 
+from jaxvos.losses import balanced_bce, l1
 from jaxvos.system import shapes
-from jaxvos.systems.agnn import AGNN, NAMES, SYSTEM, balanced_bce, enlarged, l1, loss
+from jaxvos.systems.agnn import AGNN, NAMES, SYSTEM, enlarged, loss
 from jaxvos.torch_import import to_variables
 
 from . import cases

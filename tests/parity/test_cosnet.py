@@ -6,7 +6,8 @@ import pytest
 from flax.linen import sigmoid
 
 from jaxvos.layers.resize import bilinear
-from jaxvos.systems.cosnet import NAMES, COSNet, balanced_bce, l1, loss
+from jaxvos.losses import balanced_bce, l1
+from jaxvos.systems.cosnet import NAMES, COSNet, loss
 from jaxvos.torch_import import to_variables
 
 from . import cases

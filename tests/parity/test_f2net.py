@@ -10,6 +10,8 @@ from flax.linen import sigmoid
 
 from jaxvos import motion_clue
 from jaxvos.layers.centres import bell, focal, peaks
+from jaxvos.losses import balanced_bce, balanced_bce_and_l1
+from jaxvos.losses import l1 as mean_l1
 from jaxvos.systems import f2net
 from jaxvos.torch_import import to_variables
 
@@ -91,8 +93,8 @@ def losses(params: dict, statistics: dict, inputs: dict) -> tuple[jax.Array, dic
     mask = inputs["current_gt"]
     # The case's heat map is a free bell, not that of its mask, so the parts are put together here.
     centre = focal(outputs["heat"], inputs["query_heat"])
-    bce, l1 = (f(outputs["current"], mask) for f in (f2net.balanced_bce, f2net.l1))
-    alone = f2net.balanced_bce(outputs["encoder"], mask) + 0.8 * f2net.l1(outputs["encoder"], mask)
+    bce, l1 = (f(outputs["current"], mask) for f in (balanced_bce, mean_l1))
+    alone = balanced_bce_and_l1(outputs["encoder"], mask)
     video = bce + 0.8 * l1 + centre
     named = {"focal": centre, "bce": bce, "l1": l1, "video": video, "image": 0.1 * alone + centre}
     return video, {f"loss.{k}": v.reshape(1) for k, v in named.items()}
