@@ -234,7 +234,7 @@ def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny, tmp_path)
     for place in (tmp_path, tmp_path / "video" / "00000.png"):
         told = segflow.segmenter(model, variables, size=SIZE, tuning=8, rate=1e-8, mask=str(place))
         np.testing.assert_array_equal(next(told(bare)), first[0])
-    own = segflow.tuned(model, variables, clip, SIZE, steps=1, rate=1e-8)
+    own = segflow.learned(model, variables, clip, SIZE, steps=1, rate=1e-8)
     changed = {
         name: any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), part, before)))
         for name, part, before in (
@@ -245,7 +245,7 @@ def test_the_first_mask_tunes_the_segmentation_for_its_own_video(tiny, tmp_path)
 
 
 def test_tuning_without_a_first_mask_is_refused(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"no first mask, which tuning=2 .* `first_mask`"):
+    with pytest.raises(ValueError, match=r"no first mask, which tuning .* `first_mask`"):
         next(segflow.segmenter(*tiny, size=SIZE, tuning=2)(video(2)))
     (tmp_path / "other").mkdir()
     told = segflow.segmenter(*tiny, size=SIZE, tuning=2, mask=str(tmp_path))

@@ -1,7 +1,8 @@
 """Heat maps of objects' centres: drawn from masks, searched for peaks, learned by a focal loss.
 
 The definitions are CornerNet's (Law, Deng, "CornerNet: Detecting Objects as Paired Keypoints", ECCV
-2018), here with one object a picture. All of it runs on the device.
+2018), here with one object a picture; sizes and the Gauss map around a peak are F2Net's. All of it
+runs on the device.
 """
 
 import flax.linen as nn
@@ -11,6 +12,10 @@ import numpy as np
 from jax import lax
 
 from jaxvos.layers.pooling import max_pool
+from jaxvos.layers.resize import bilinear
+
+PRIOR_STD = 15.0
+"""Of `gauss_prior`, in pixels of the input."""
 
 
 def heat_map(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -24,6 +29,11 @@ def heat_map(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
     (x1, x2), (y1, y2) = _span(small.any(axis=1)), _span(small.any(axis=2))
     radius = jnp.asarray(_radii(*size))[y2 - y1, x2 - x1]
     return bell((x1 + x2) // 2, (y1 + y2) // 2, radius, size)
+
+
+def heat_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The heat maps' (h, w) for pictures (H, W): what the stem and its pooling leave, 1/4."""
+    return tuple(-(-n // 2) // 2 + 1 for n in size)
 
 
 def bell(x: jax.Array, y: jax.Array, radius: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -72,6 +82,20 @@ def peaks(heat: jax.Array, count: int) -> jax.Array:
     scores, places = lax.top_k(kept, count)
     y, x = jnp.divmod(places, heat.shape[2])
     return jnp.stack([scores, x.astype(scores.dtype), y.astype(scores.dtype)], axis=-1)
+
+
+def gauss_prior(
+    centre: jax.Array, size: tuple[int, int], feature_size: tuple[int, int]
+) -> jax.Array:
+    """Gauss maps [B, h, w, 1] around centres [B, 2] = (x, y), in pixels of the input (H, W)."""
+    x, y = centre[:, 0, None, None], centre[:, 1, None, None]
+    dx, dy = jnp.arange(size[1])[None, None] - x, jnp.arange(size[0])[None, :, None] - y
+    return bilinear(jnp.exp(-(dx**2 + dy**2) / (2 * PRIOR_STD**2))[..., None], feature_size)
+
+
+def in_pixels(places: jax.Array) -> jax.Array:
+    """Places (x, y) of a heat map in pixels of the input, as the released test has them."""
+    return (places - 1) * 4
 
 
 def focal(logits: jax.Array, heat: jax.Array) -> jax.Array:

@@ -33,11 +33,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvos.inference import batched, fit, to_size
-from jaxvos.layers.centres import focal, heat_map, peaks
+from jaxvos.layers.centre_branch import Decoder, Heat
+from jaxvos.layers.centres import (
+    focal,
+    gauss_prior,
+    heat_map,
+    heat_size,
+    in_pixels,
+    peaks,
+)
 from jaxvos.layers.deeplab import ENCODER_NAMES, Encoder
 from jaxvos.layers.fusion import KINDS, DynamicFusion
 from jaxvos.layers.pixels import caffe_bgr as prepare
-from jaxvos.layers.resize import bilinear, logits_at
+from jaxvos.layers.resize import logits_at
 from jaxvos.layers.resnet import BatchNorm
 from jaxvos.losses import balanced_bce_and_l1
 from jaxvos.motion_clue import Track, choose
@@ -45,13 +53,7 @@ from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 SIZE = (473, 473)
-PRIOR_STD = 15.0  # of the Gauss map, in pixels of the input
 PEAKS = 5
-
-
-def heat_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The heat maps' (h, w) for pictures (H, W): what the stem and its pooling leave, 1/4."""
-    return tuple(-(-n // 2) // 2 + 1 for n in size)
 
 
 def previous_heat(masks: jax.Array) -> jax.Array:
@@ -61,20 +63,6 @@ def previous_heat(masks: jax.Array) -> jax.Array:
     for still images.
     """
     return heat_map(masks[:, max(masks.shape[1] - 2, 0)], heat_size(masks.shape[2:4]))
-
-
-def gauss_prior(
-    centre: jax.Array, size: tuple[int, int], feature_size: tuple[int, int]
-) -> jax.Array:
-    """Gauss maps [B, h, w, 1] around centres [B, 2] = (x, y), in pixels of the input (H, W)."""
-    x, y = centre[:, 0, None, None], centre[:, 1, None, None]
-    dx, dy = jnp.arange(size[1])[None, None] - x, jnp.arange(size[0])[None, :, None] - y
-    return bilinear(jnp.exp(-(dx**2 + dy**2) / (2 * PRIOR_STD**2))[..., None], feature_size)
-
-
-def in_pixels(places: jax.Array) -> jax.Array:
-    """Places (x, y) of a heat map in pixels of the input, as the released test has them."""
-    return (places - 1) * 4
 
 
 def affinity(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -88,62 +76,6 @@ def diffuse(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum("nm,mc->nc", affinity(a, b).astype(b.dtype), b)
 
 
-class Up(nn.Module):
-    """One unit of the decoder: a stage and the unit before, resized to it, [B, h, w, C]."""
-
-    features: int
-    std: float
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, skip: jax.Array, below: jax.Array | None, train: bool) -> jax.Array:
-        conv = _conv(self.std, self.dtype, use_bias=False)
-        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
-        x = norm(name="skip_bn")(conv(self.features, (1, 1), name="skip_conv")(skip))
-        if below is not None:
-            if below.shape[1:3] != skip.shape[1:3]:
-                below = bilinear(below, skip.shape[1:3])
-            x += norm(name="up_bn")(conv(self.features, (1, 1), name="up_conv")(below))
-        return nn.relu(x)
-
-
-class Decoder(nn.Module):
-    """The centre branch's own features [B, h, w, cross] at 1/4, from the stages' outputs."""
-
-    features: int
-    cross: int
-    std: float
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, stages: Sequence[jax.Array], train: bool) -> jax.Array:
-        x = None
-        for i, skip in enumerate(reversed(stages), 1):
-            x = Up(self.features, self.std, self.dtype, name=f"up{i}")(skip, x, train)
-        norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="cross_bn")
-        conv = _conv(self.std, self.dtype, use_bias=False)
-        return nn.relu(norm(conv(self.cross, (1, 1), name="cross_conv")(x)))
-
-
-class Heat(nn.Module):
-    """Heat logits [B, h, w, 1] float32: the object's looks plus where the previous frame had it."""
-
-    features: int
-    std: float
-    dtype: DType | None
-
-    @nn.compact
-    def __call__(self, cross: jax.Array, previous: jax.Array) -> jax.Array:
-        conv = _conv(self.std, self.dtype)
-        unlikely = nn.initializers.constant(-2.19)  # a probability of 0.1
-        looks = nn.relu(conv(self.features, (3, 3), padding=1, name="conv")(cross))
-        looks = conv(1, (1, 1), bias_init=unlikely, name="classifier")(looks)
-        both = jnp.concatenate([cross, previous.astype(cross.dtype)], axis=-1)
-        w, b = (conv(1, (1, 1), name=name)(both) for name in ("motion_w", "motion_b"))
-        w, b, looks = (x.astype(jnp.float32) for x in (w, b, looks))
-        return nn.sigmoid(w) * previous + nn.sigmoid(b) + looks
-
-
 class Head(nn.Module):
     """Decides: fused features [B, h, w, C] -> logits [B, h, w, 1]."""
 
@@ -153,15 +85,11 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = _conv(self.std, self.dtype)
+        init = nn.initializers.normal(self.std)
+        conv = partial(nn.Conv, kernel_init=init, dtype=self.dtype)
         norm = BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")
         x = nn.relu(norm(conv(self.features, (1, 1), name="conv")(x)))
         return conv(1, (1, 1), name="classifier")(x)
-
-
-def _conv(std: float, dtype: DType | None, *, use_bias: bool = True) -> partial:
-    init = nn.initializers.normal(std)
-    return partial(nn.Conv, kernel_init=init, use_bias=use_bias, dtype=dtype)
 
 
 class F2Net(nn.Module):

@@ -23,17 +23,14 @@ does not); the last frame is paired with itself, and says that nothing moves.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxvos import torch_import
-from jaxvos.davis_layout import read_labels
+from jaxvos.first_mask import tuned, with_first_mask
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flownet import SCALE, STRIDE, FlowNetS, between, length, resample
 from jaxvos.layers.pixels import caffe_bgr as prepare
@@ -47,7 +44,6 @@ LAMBDA = 1.0
 """What a pixel's end point error counts of its cross entropy."""
 TUNED = ("resnet", "segmentation")
 """Parts that a video's first mask tunes; FlowNet stays as it is."""
-MOMENTUM, DECAY = 0.9, 5e-4
 
 Outputs = dict[str, jax.Array]
 
@@ -262,28 +258,15 @@ def _score(model: SegFlow, variables: Variables, pairs: jax.Array) -> jax.Array:
     return nn.softmax(outputs["score"][:, 0], axis=-1)[..., 1]
 
 
-def _rule(rate: float) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, MOMENTUM))
+def _first_mask_loss(
+    model: SegFlow, variables: Variables, pair: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """The released loss of a pair [2, H, W, 3] uint8 and the first one's mask [H, W] in {0, 1}."""
+    outputs = model.apply(variables, prepare(pair)[None])
+    return cross_entropy(outputs["score"][0, 0], mask[..., None])
 
 
-@partial(jax.jit, static_argnames=("model", "rate"))
-def _tune(
-    model: SegFlow, variables: Variables, state: Any, pair: jax.Array, mask: jax.Array, rate: float
-) -> tuple[Variables, Any]:
-    """Variables and the optimiser's state after a step on a pair [2, H, W, 3] uint8 and the
-    first one's mask [H, W]."""
-    params = variables["params"]
-
-    def value(tuned: dict) -> jax.Array:
-        outputs = model.apply({**variables, "params": {**params, **tuned}}, prepare(pair)[None])
-        return cross_entropy(outputs["score"][0, 0], mask[..., None])
-
-    tuned = {name: params[name] for name in TUNED}
-    updates, state = _rule(rate).update(jax.grad(value)(tuned), state, tuned)
-    return {**variables, "params": {**params, **optax.apply_updates(tuned, updates)}}, state
-
-
-def tuned(
+def learned(
     model: SegFlow,
     variables: Variables,
     video: Video,
@@ -294,36 +277,13 @@ def tuned(
 ) -> Variables:
     """Variables after `steps` on the video's first frame and its mask, every second one mirrored.
 
-    The ResNet and the head of the segmentation learn; the loss is the released one.
+    The ResNet and the head of the segmentation learn.
     """
-    if video.first_mask is None:
-        raise ValueError(
-            f"{video.name} has no first mask, which tuning={steps} learns from: it is Video's "
-            "`first_mask`, object numbers of frame 0, or --set mask=FILE. tuning=0 goes without."
-        )
     pair = next(_pairs(video, size))
     object_ = np.asarray(video.first_mask > 0, np.uint8)
     mask = (fit(255 * object_, size) > 127).astype(np.float32)
-    state = _rule(rate).init({name: variables["params"][name] for name in TUNED})
-    for step in range(steps):
-        way = -1 if step % 2 else 1
-        variables, state = _tune(
-            model, variables, state, pair[:, :, ::way], mask[:, ::way], rate=rate
-        )
-    return variables
-
-
-def _first_mask(place: Path, video: Video) -> np.ndarray:
-    """The labels [H, W] of the video's first frame, in a file or a folder of the video's name."""
-    if place.is_dir():
-        found = min((place / video.name).glob("*.png"), default=None)
-        if found is None:
-            raise ValueError(f"{place / video.name} has no .png: the mask of a first frame.")
-        place = found
-    labels, size = read_labels(place), video.frames[0].shape[:2]
-    if labels.shape != size:
-        raise ValueError(f"{place} is {labels.shape}, the first frame is {size} (H, W).")
-    return labels
+    examples = ((pair, mask), (pair[:, :, ::-1], mask[:, ::-1]))
+    return tuned(_first_mask_loss, model, variables, examples, parts=TUNED, steps=steps, rate=rate)
 
 
 def _pairs(video: Video, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -369,9 +329,8 @@ def segmenter(
     def segment(video: Video) -> Iterator[np.ndarray]:
         own = variables
         if tuning and len(video.frames):
-            if video.first_mask is None and mask is not None:
-                video = video._replace(first_mask=_first_mask(Path(mask), video))
-            own = tuned(model, variables, video, size, steps=tuning, rate=rate)
+            video = with_first_mask(video, mask)
+            own = learned(model, variables, video, size, steps=tuning, rate=rate)
         maps = batched(partial(_score, model, own), _pairs(video, size), batch=batch)
         for t, scores in enumerate(maps):
             yield to_size(scores, video.frames[t].shape[:2])
