@@ -30,16 +30,20 @@ def check_flow(video: Video, system: str, otherwise: str = "") -> None:
         )
 
 
+def flow_of_frame(video: Video, t: int) -> np.ndarray:
+    """The field [H, W, 2] of frame t; the last frame's is the one before's, a single one's zero."""
+    last = len(video.frames) - 2
+    if last >= 0:
+        return video.flow[min(t, last)]
+    return np.zeros((*video.frames[t].shape[:2], 2), np.float32)
+
+
 def flow_of_each_frame(video: Video) -> Iterator[np.ndarray]:
-    """T fields [H, W, 2]; the last frame's is the one before's, a single frame's is zero."""
-    frames = len(video.frames)
-    field = None
-    for t in range(frames - 1):
-        field = video.flow[t]
-        yield field
-    if field is None and frames:
-        field = np.zeros((*video.frames[0].shape[:2], 2), np.float32)
-    if frames:
+    """T fields [H, W, 2], as `flow_of_frame` has them, each computed once."""
+    count = len(video.frames)
+    for t in range(count):
+        if t == 0 or t < count - 1:
+            field = flow_of_frame(video, t)
         yield field
 
 

@@ -141,3 +141,53 @@ class Decoder(nn.Module):
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+# The published names of what is above: (theirs, ours), regular expressions as `System.names`.
+
+
+def layer_names(theirs: str, ours: str, first: int = 0) -> tuple[tuple[str, str], ...]:
+    """Of a `ConvNorm` whose convolution and BatchNorm are numbered one after the other."""
+    return (
+        (rf"{theirs}\.{first}", f"{ours}/conv"),
+        (rf"{theirs}\.{first + 1}", f"{ours}/bn"),
+    )
+
+
+def residual_names(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """Of a `Residual`."""
+    return (
+        *layer_names(rf"{theirs}\.conv1", f"{ours}/layer1"),
+        (rf"{theirs}\.conv1\.3", f"{ours}/layer2"),
+        *layer_names(rf"{theirs}\.conv2", f"{ours}/layer3"),
+    )
+
+
+def aspp_names(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """Of an `ASPP`."""
+    parts = {
+        "1x1_1": "point",
+        "3x3_1": "d6",
+        "3x3_2": "d12",
+        "3x3_3": "d18",
+        "1x1_2": "pooled",
+        "1x1_3": "join",
+    }
+    return tuple(
+        (rf"{theirs}\.{prefix}conv_{part}", f"{ours}/{name}/{kind}")
+        for part, name in parts.items()
+        for prefix, kind in (("", "conv"), ("bn_", "bn"))
+    )
+
+
+DECODER_NAMES = (
+    *residual_names(r"rgb_merge_co_56", "decoder/merge56"),
+    *residual_names(r"rgb_merge_co_45\.0", "decoder/merge45"),
+    (r"rgb_merge_co_45\.1", "decoder/narrow"),
+    (r"rgb_get_pred_4\.pred\.0", "decoder/predict4"),
+    (r"rgb_refine_([123])\.cmprs", r"decoder/refine\1/compress"),
+    *layer_names(r"rgb_refine_([123])\.merge_conv", r"decoder/refine\1/layer1"),
+    *layer_names(r"rgb_refine_([123])\.merge_conv", r"decoder/refine\1/layer2", first=3),
+    (r"rgb_refine_([123])\.pred\.pred\.0", r"decoder/refine\1/predict"),
+)
+"""Of a `Decoder` that is the network's `decoder`."""

@@ -123,3 +123,9 @@ class PrototypeGraph(nn.Module):
             layer = EdgeConv(x.shape[-1], self.neighbours, self.dtype, name=f"edge{i}")
             x = layer(x, train)
         return x
+
+
+def relation_names(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """The published names of a `Relation`, (theirs, ours) as in `System.names`."""
+    same = tuple((rf"{theirs}\.{name}", f"{ours}/{name}") for name in ("theta", "phi", "g"))
+    return (*same, (rf"{theirs}\.W", f"{ours}/back"), (rf"{theirs}\.bn_relu\.0", f"{ours}/bn"))

@@ -36,12 +36,23 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvos.flow.colour import picture as flow_picture
-from jaxvos.flow.each_frame import check_flow, flow_of_each_frame
+from jaxvos.flow.each_frame import check_flow, flow_of_each_frame, flow_of_frame
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flow_pictures import wheel_picture
-from jaxvos.layers.gated_decoder import ASPP, Decoder, Halve, Residual, conv
+from jaxvos.layers.gated_decoder import (
+    ASPP,
+    DECODER_NAMES,
+    Decoder,
+    Halve,
+    Residual,
+    aspp_names,
+    conv,
+    layer_names,
+    residual_names,
+)
 from jaxvos.layers.pixels import imagenet as prepare
 from jaxvos.layers.prototype_attention import InterFrame, InterModality
+from jaxvos.layers.prototypes import relation_names
 from jaxvos.layers.vgg import VGG
 from jaxvos.losses import soft_iou
 from jaxvos.system import Facts, System
@@ -304,19 +315,14 @@ def segmenter(
     if references < 1:
         raise ValueError(f"references={references}: DPA looks at one frame more at the least.")
 
-    def shown(video: Video, t: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = video.frames[t]
-        last = len(video.frames) - 2
-        still = np.zeros((*frame.shape[:2], 2), np.float32)
-        return frame, video.flow[min(t, last)] if last >= 0 else still
-
     def small(frame: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return fit(frame, size), fit(flow_picture(flow), size)
 
     def keys_of(video: Video) -> Keys:
         step = len(video.frames) // references
-        chosen = {t: small(*shown(video, t)) for t in {i * step for i in range(references)}}
-        pairs = [chosen[i * step] for i in range(references)]
+        chosen = [i * step for i in range(references)]
+        seen = {t: small(video.frames[t], flow_of_frame(video, t)) for t in set(chosen)}
+        pairs = [seen[t] for t in chosen]
         return _remember(model, variables, *map(np.stack, zip(*pairs, strict=True)))
 
     def inputs(video: Video, sizes: deque) -> Iterator[tuple[np.ndarray, ...]]:
@@ -345,35 +351,6 @@ def segmenter(
     return segment
 
 
-def _layer(theirs: str, ours: str, first: int = 0) -> tuple[tuple[str, str], ...]:
-    """The names of a convolution and its BatchNorm, numbered one after the other."""
-    return (
-        (rf"{theirs}\.{first}", f"{ours}/conv"),
-        (rf"{theirs}\.{first + 1}", f"{ours}/bn"),
-    )
-
-
-def _residual(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
-    return (
-        *_layer(rf"{theirs}\.conv1", f"{ours}/layer1"),
-        (rf"{theirs}\.conv1\.3", f"{ours}/layer2"),
-        *_layer(rf"{theirs}\.conv2", f"{ours}/layer3"),
-    )
-
-
-def _relation(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
-    same = tuple((rf"{theirs}\.{name}", f"{ours}/{name}") for name in ("theta", "phi", "g"))
-    return (*same, (rf"{theirs}\.W", f"{ours}/back"), (rf"{theirs}\.bn_relu\.0", f"{ours}/bn"))
-
-
-_ASPP = {
-    "1x1_1": "point",
-    "3x3_1": "d6",
-    "3x3_2": "d12",
-    "3x3_3": "d18",
-    "1x1_2": "pooled",
-    "1x1_3": "join",
-}
 _EITHER, _DAM = "(rgb|flow)", r"DAM([45])\.(rgb|flow)"
 _GRAPH = rf"{_DAM}_OCR\.GAN"
 
@@ -385,34 +362,23 @@ NAMES = (
     (rf"{_EITHER}_sq([45])\.0", r"\1/squeeze\2"),
     (rf"{_EITHER}_COMP([45])\.0", r"\1/compress\2"),
     (rf"{_EITHER}_COMP6\.1", r"\1/compress6/narrow"),
-    *_layer(rf"{_EITHER}_COMP6", r"\1/compress6/layer1", first=2),
-    *_layer(rf"{_EITHER}_COMP6", r"\1/compress6/layer2", first=5),
-    *(
-        (rf"{_EITHER}_aspp\.{prefix}conv_{theirs}", rf"\1/aspp/{ours}/{part}")
-        for theirs, ours in _ASPP.items()
-        for prefix, part in (("", "conv"), ("bn_", "bn"))
-    ),
+    *layer_names(rf"{_EITHER}_COMP6", r"\1/compress6/layer1", first=2),
+    *layer_names(rf"{_EITHER}_COMP6", r"\1/compress6/layer2", first=5),
+    *aspp_names(rf"{_EITHER}_aspp", r"\1/aspp"),
     (rf"{_EITHER}_TAM\.K", r"\1/recall/key"),
-    *_layer(rf"{_EITHER}_TAM\.fusion", r"\1/recall/fuse"),
+    *layer_names(rf"{_EITHER}_TAM\.fusion", r"\1/recall/fuse"),
     # What the released networks have and do not use.
     (rf"{_EITHER}_TAM\.V|{_EITHER}_fuse5\.0|{_DAM}_OCR\.out\.[01]|{_GRAPH}\.fc", ""),
-    *_relation(rf"{_GRAPH}\.TF", r"dam\1/\2/graph/relation"),
+    *relation_names(rf"{_GRAPH}\.TF", r"dam\1/\2/graph/relation"),
     *(
         pair
         for i in (1, 2, 3)
-        for pair in _layer(rf"{_GRAPH}\.conv{i}", rf"dam\1/\2/graph/edge{i}")
+        for pair in layer_names(rf"{_GRAPH}\.conv{i}", rf"dam\1/\2/graph/edge{i}")
     ),
-    *_layer(rf"{_DAM}_fusion", r"dam\1/\2/fuse"),
-    *_relation(r"DAM([45])\.CCM\.(can[12])", r"dam\1/\2"),
-    *_residual(r"total_fuse([456])", r"fuse\1"),
-    *_residual(r"rgb_merge_co_56", "decoder/merge56"),
-    *_residual(r"rgb_merge_co_45\.0", "decoder/merge45"),
-    (r"rgb_merge_co_45\.1", "decoder/narrow"),
-    (r"rgb_get_pred_4\.pred\.0", "decoder/predict4"),
-    (r"rgb_refine_([123])\.cmprs", r"decoder/refine\1/compress"),
-    *_layer(r"rgb_refine_([123])\.merge_conv", r"decoder/refine\1/layer1"),
-    *_layer(r"rgb_refine_([123])\.merge_conv", r"decoder/refine\1/layer2", first=3),
-    (r"rgb_refine_([123])\.pred\.pred\.0", r"decoder/refine\1/predict"),
+    *layer_names(rf"{_DAM}_fusion", r"dam\1/\2/fuse"),
+    *relation_names(r"DAM([45])\.CCM\.(can[12])", r"dam\1/\2"),
+    *residual_names(r"total_fuse([456])", r"fuse\1"),
+    *DECODER_NAMES,
 )
 
 SYSTEM = System(
