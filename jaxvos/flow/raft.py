@@ -300,6 +300,8 @@ class RAFT(nn.Module):
             variable_axes={"intermediates": 0},
             split_rngs={"params": False},
             length=self.iterations,
+            # A CPU takes ten times as long for a gradient within a loop.
+            unroll=self.iterations if every and jax.default_backend() == "cpu" else 1,
         )
         (state, places), flows = loop(self.update, carry, None)
         flow = places - zero
