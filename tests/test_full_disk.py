@@ -1,10 +1,13 @@
 """A disk that fills up while a run trains: a clear error, and nothing lost that was whole."""
 
+import contextlib
 import gc
+import io
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,6 +37,8 @@ MB = 1_000_000
 class SmallDisk:
     """A file system of 24 MB in memory; only root may make one."""
 
+    error = "No space left"
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         options = ["-t", "tmpfs", "-o", "size=24m", "tmpfs"]
@@ -53,46 +58,51 @@ class SmallDisk:
 
 
 class ShortFiles:
-    """Stands in for a small disk: no file of this process may grow beyond what would be left."""
+    """Stands in for a small disk where none may be made: no file may grow beyond what is left."""
+
+    error = "File too large"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self._filled = contextlib.ExitStack()
 
     def fill(self, left: int) -> None:
         """Allows files of a third of so many bytes: an array of the tests' state does not fit."""
-        resource.setrlimit(resource.RLIMIT_FSIZE, (left // 3, self._before[1]))
+        patch = self._filled.enter_context(pytest.MonkeyPatch.context())
+        usage = shutil.disk_usage(self.folder)._replace(free=left)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+            self._filled.enter_context(redirect(io.StringIO()))  # pytest's own are files as well
+        # What is there fills its last page on a full disk, too.
+        page = resource.getpagesize() if any(self.folder.iterdir()) else 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(left // 3, page), self._before[1]))
 
     def free(self) -> None:
         """Allows files of any size again."""
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+        self._filled.close()
 
     def close(self) -> None:
         self.free()
 
 
-def can_mount(folder: Path) -> bool:
-    try:
-        SmallDisk(folder).close()
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True
+def can_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            SmallDisk(Path(folder)).close()
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return True
 
 
-@pytest.fixture
-def disk(tmp_path):
+@pytest.fixture(params=(ShortFiles, SmallDisk) if can_mount() else (ShortFiles,))
+def disk(request, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    small = (SmallDisk if can_mount(folder) else ShortFiles)(folder)
+    small = request.param(folder)
     yield small
     small.close()
-
-
-@pytest.fixture
-def mounted(disk):
-    if isinstance(disk, ShortFiles):
-        pytest.skip("a disk that is wholly full takes a mount, which takes root")
-    return disk
 
 
 def state_of(step):
@@ -133,12 +143,12 @@ def test_a_disk_that_fills_up_amid_a_save_costs_no_earlier_checkpoint(disk):
     gc.collect()  # so that they are met here
 
 
-def test_a_save_that_cannot_fit_is_not_begun_and_says_what_it_needs(mounted):
-    workdir = mounted.folder / "run"
+def test_a_save_that_cannot_fit_is_not_begun_and_says_what_it_needs(disk):
+    workdir = disk.folder / "run"
     with RunDir(workdir, speck()) as run:
         run.save(1, state_of(1), {}, None)
         run.finish()
-        mounted.fill(left=MB // 2)
+        disk.fill(left=MB // 2)
         with pytest.raises(OSError, match=r"where 0\.\d MB are free: 0\.8 MB are needed"):
             run.save(2, state_of(2), {}, None)
     assert steps_kept(workdir) == ["1"]
@@ -146,38 +156,38 @@ def test_a_save_that_cannot_fit_is_not_begun_and_says_what_it_needs(mounted):
 
 
 @pytest.mark.parametrize("tensorboard", [True, False])
-def test_a_full_disk_leaves_whole_lines_in_the_log(mounted, monkeypatch, tensorboard):
+def test_a_full_disk_leaves_whole_lines_in_the_log(disk, monkeypatch, tensorboard):
     if not tensorboard:  # which then cannot take the last bytes
         monkeypatch.setitem(sys.modules, "tensorboardX", None)
         monkeypatch.setitem(sys.modules, "tensorboardX.proto", None)
-    workdir = mounted.folder / "run"
-    message = r"(?s)The log of step \d+ could not be saved in .*No space left.*by step: none yet"
+    workdir = disk.folder / "run"
+    message = rf"(?s)The log of step \d+ could not be saved in .*{disk.error}.*by step: none yet"
     with pytest.raises(OSError, match=message), RunDir(workdir, speck()) as run:
-        mounted.fill(left=3 * 4096)
+        disk.fill(left=3 * 4096)
         for step in range(1, 100_000):
             run.log(step, {"loss": 1 / step, "image_loss": 0.5})
-    mounted.free()
+    disk.free()
     steps = [line["step"] for line in logged(workdir)]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) > 10
     assert (workdir / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
 
-def test_a_run_stopped_by_a_full_disk_goes_on_to_the_same_end(mounted, tmp_path, monkeypatch):
+def test_a_run_stopped_by_a_full_disk_goes_on_to_the_same_end(disk, tmp_path, monkeypatch):
     monkeypatch.setitem(SYSTEMS, "speck", SPECK)
     remember_programs(monkeypatch.setattr)
-    workdir = mounted.folder / "run"
+    workdir = disk.folder / "run"
 
     def fill_once_step_3_is_kept():  # it is written beside the steps that follow
         while steps_kept(workdir) != ["3"]:
             time.sleep(0.01)
-        mounted.fill(left=0)
+        disk.fill(left=0)
 
     with monkeypatch.context() as patch:
         before_step(6, fill_once_step_3_is_kept, patch.setattr)
         with pytest.raises(OSError, match=r"Step 6 could not be saved in"):
             train(workdir, ["log_every=100"], devices=1)
-    mounted.free()
+    disk.free()
     assert steps_kept(workdir) == ["3"]
     assert train(workdir, ["log_every=100"], devices=1)["step"] == 8
     train(tmp_path / "whole", ["log_every=100"], devices=1)
@@ -187,7 +197,7 @@ def test_a_run_stopped_by_a_full_disk_goes_on_to_the_same_end(mounted, tmp_path,
         np.testing.assert_array_equal(value, theirs[path], err_msg=path)
 
 
-def test_a_workdir_on_a_full_disk_is_refused_at_once(mounted):
-    mounted.fill(left=0)
+def test_a_workdir_on_a_full_disk_is_refused_at_once(disk):
+    disk.fill(left=0)
     with pytest.raises(OSError, match=r"The workdir .*run cannot be written to"):
-        RunDir(mounted.folder / "run", speck())
+        RunDir(disk.folder / "run", speck())
