@@ -96,6 +96,14 @@ def test_channels_have_no_scale():
     np.testing.assert_allclose(one[..., 3:], np.clip(expected, -4, 4), atol=1e-5)
 
 
+def test_the_length_of_motion_below_noise_is_measured_in_pixels():
+    residual = np.zeros((4, 6, 2), np.float32)
+    residual[0, 0] = 3 * 0.15, 4 * 0.15
+    shown = channels(Aligned(residual, np.eye(3)))
+    assert shown[0, 0, 2] == pytest.approx(np.log(1 + 5), rel=1e-5)
+    assert shown[1, 1, 2] == 0
+
+
 @pytest.mark.parametrize(
     ("t", "step", "length", "expected"),
     [

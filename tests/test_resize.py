@@ -1,4 +1,4 @@
-"""Bicubic resizing has PyTorch's numbers in both corner conventions."""
+"""Bicubic resizing has PyTorch's numbers in both corner conventions; logits are float32."""
 
 import cv2
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvos.layers.resize import bicubic
+from jaxvos.layers.resize import bicubic, bilinear, logits_at
 
 
 @pytest.mark.parametrize("size", [(14, 22), (5, 3), (7, 40), (1, 1)])
@@ -44,3 +44,12 @@ def test_it_goes_beyond_the_values_it_is_made_of_and_keeps_their_type():
         9,
         6,
     )
+
+
+def test_logits_of_half_precision_are_interpolated_in_float32():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 4, 1)).astype(jnp.bfloat16)
+    found = logits_at(logits, [12, 9])
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, bilinear(logits.astype(jnp.float32), (12, 9)))
+    corners = logits_at(logits, (5, 7), align_corners=True)
+    np.testing.assert_array_equal(corners[:, ::4, ::6, 0], logits[:, ::2, ::3, 0])
