@@ -62,6 +62,25 @@ def test_the_whole_flow_is_the_cameras_and_the_objects(pan):
     np.testing.assert_allclose(np.median(flow[32:48, 43:62], axis=(0, 1)), [6, 0], atol=0.5)
 
 
+def test_another_search_is_shown_the_colours_with_the_camera_taken_out():
+    ground = np.stack([scene(), scene(1), scene(2)], axis=-1)
+    first, second = view(ground, 60, 60), view(ground, 72, 55)
+    shown = []
+
+    def search(a, b):
+        shown.append((a, b))
+        return np.full((*SIZE, 2), (3, -1), np.float32)
+
+    found = aligned(first, second, search=search)
+    np.testing.assert_array_equal(found.residual, np.full((80, 112, 2), (3, -1)))
+    np.testing.assert_allclose(np.median(whole(found), axis=(0, 1)), [3 - 12, -1 + 5], atol=0.2)
+    ((a, b),) = shown
+    np.testing.assert_array_equal(a, first)
+    middle = np.s_[20:-20, 20:-20]
+    assert np.abs(np.int32(a) - b)[middle].mean() < 2
+    assert np.abs(np.int32(a) - second)[middle].mean() > 10
+
+
 def test_zoom_is_the_cameras_too():
     ground = scene()
     found = aligned(view(ground, 50, 50), view(ground, 56, 54, zoom=0.95))
@@ -119,3 +138,10 @@ def test_neighbours_beyond_the_ends_are_those_on_the_other_side(t, step, length,
 def test_sizes_that_cannot_be_are_refused(sizes):
     with pytest.raises(ValueError, match="grey pictures"):
         aligned(*(np.zeros(size, np.uint8) for size in sizes))
+    with pytest.raises(ValueError, match=r"pictures \[H, W, 3\]"):
+        aligned(*(np.zeros((*size, 3), np.uint8) for size in sizes), search=lambda a, b: a)
+
+
+def test_a_search_is_not_shown_grey_pictures():
+    with pytest.raises(ValueError, match=r"pictures \[H, W, 3\] .* not \(64, 64\)"):
+        aligned(*np.zeros((2, 64, 64), np.uint8), search=lambda a, b: a)

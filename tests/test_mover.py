@@ -11,8 +11,8 @@ import pytest
 from data_pipelines.procedural import clip
 from jaxvos.along_motion import Moment, carried
 from jaxvos.colour_guided import cut, settled
-from jaxvos.flow import neighbours
-from jaxvos.flow.aligned import aligned
+from jaxvos.flow import fields, neighbours
+from jaxvos.flow.aligned import _residual, aligned
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
 from jaxvos.layers.time_attention import TimeAttention
@@ -166,6 +166,26 @@ def by_hand(tiny, frames, clips, *, fast=False, order=(0, 1)):
             score = found[t - start] * neighbours.moves(motions[t])
             scores[t] = Moment(score, seen[t].back, seen[t].ahead)
     return [scores[t] for t in range(len(frames))]
+
+
+def test_another_flow_takes_the_place_of_dis(small, monkeypatch):
+    frames = clip(0, frames=6, size=(48, 60)).frames
+    grey = np.repeat(frames[..., :1], 3, axis=-1)  # of which DIS and the other see the same
+    asked = []
+
+    def same(pair, t, u):
+        asked.append(pair[t].shape)
+        return _residual(pair[t][..., 0], pair[u][..., 0], False)
+
+    monkeypatch.setitem(fields.ESTIMATORS, "same", same)
+    motion = partial(small, colours=False, carry=False)
+    found = list(motion(flow="same")(Video(grey)))
+    np.testing.assert_allclose(found, list(motion()(Video(grey))), atol=1e-6)
+    assert set(asked) == {(64, 64, 3)} and len(asked) == 4 * 6 - 6  # ends have half the neighbours
+    monkeypatch.setitem(fields.ESTIMATORS, "none", lambda pair, t, u: 0 * same(pair, t, u))
+    assert np.max(list(motion(flow="none")(Video(grey)))) == 0 < np.max(found)
+    with pytest.raises(ValueError, match="There is no flow 'other'"):
+        small(flow="other")
 
 
 def twice(moments):

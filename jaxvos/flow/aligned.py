@@ -1,10 +1,11 @@
 """Flow of what moves against the scene: a neighbour is laid over the frame before flow is sought.
 
 A homography of the whole picture is fitted to coarse flow (RANSAC), the neighbour is warped by it,
-and DIS then looks for what is left, down to single pixels. Hand-held and panning cameras so cost
-the search nothing of its reach.
+and DIS, or another search, then looks for what is left, down to single pixels. Hand-held and
+panning cameras so cost the search nothing of its reach.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -20,6 +21,10 @@ FAST_ROUNDS = 2
 """Of the variational refinement, in place of DIS's own five: half of the time goes there."""
 
 
+Search = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Two pictures [H, W, 3] uint8 RGB -> flow [H, W, 2] float32 from the first to the second."""
+
+
 class Aligned(NamedTuple):
     """Motion between a frame and a neighbour, in pixels of the working size (H, W).
 
@@ -33,23 +38,31 @@ class Aligned(NamedTuple):
     homography: np.ndarray
 
 
-def aligned(frame: np.ndarray, neighbour: np.ndarray, *, fast: bool = False) -> Aligned:
-    """The motion between two grey pictures [H, W] uint8, H and W even.
+def aligned(
+    frame: np.ndarray, neighbour: np.ndarray, *, fast: bool = False, search: Search | None = None
+) -> Aligned:
+    """The motion between two pictures uint8, H and W even: grey [H, W], or as `search` sees them.
 
     The residual is computed at their size and averaged over 2 x 2 pixels.
 
     Args:
         frame: The picture whose pixels' motion is wanted.
         neighbour: A picture taken before or after it.
-        fast: Refine the residual in fewer rounds.
+        fast: Let DIS refine the residual in fewer rounds.
+        search: Who looks for the residual, between pictures [H, W, 3] RGB; None is DIS.
     """
-    if frame.shape != neighbour.shape or frame.ndim != 2 or any(n % 2 for n in frame.shape):
+    shape = frame.shape[:2] if search is None else (*frame.shape[:2], 3)
+    if not frame.shape == neighbour.shape == shape or any(side % 2 for side in shape[:2]):
+        kind = "grey pictures [H, W]" if search is None else "pictures [H, W, 3]"
         raise ValueError(
-            "Motion is between grey pictures [H, W] of one size with even sides, not "
-            f"{frame.shape} and {neighbour.shape}."
+            f"Motion is between {kind} of one size with even sides, not {frame.shape} and "
+            f"{neighbour.shape}."
         )
-    size = frame.shape[::-1]
-    homography = _global_motion(frame, neighbour)
+    greys = frame, neighbour
+    if search is not None:
+        greys = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in greys)
+    size = frame.shape[1::-1]
+    homography = _global_motion(*greys)
     laid = cv2.warpPerspective(
         neighbour,
         homography,
@@ -57,12 +70,17 @@ def aligned(frame: np.ndarray, neighbour: np.ndarray, *, fast: bool = False) -> 
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    residual = _residual(frame, laid, fast) if search is None else search(frame, laid)
+    half = size[0] // 2, size[1] // 2
+    return Aligned(cv2.resize(residual, half, interpolation=cv2.INTER_AREA), homography)
+
+
+def _residual(frame: np.ndarray, laid: np.ndarray, fast: bool) -> np.ndarray:
+    """DIS's flow [H, W, 2] between grey pictures, down to single pixels."""
     search = _search(0)
     if fast:
         search.setVariationalRefinementIterations(FAST_ROUNDS)
-    residual = search.calc(frame, laid, None)
-    half = size[0] // 2, size[1] // 2
-    return Aligned(cv2.resize(residual, half, interpolation=cv2.INTER_AREA), homography)
+    return search.calc(frame, laid, None)
 
 
 def whole(motion: Aligned) -> np.ndarray:

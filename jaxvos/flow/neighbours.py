@@ -10,7 +10,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxvos.flow.aligned import CHANNELS, STEPS, Aligned, aligned, channels, neighbour, whole
+from jaxvos.flow.aligned import (
+    CHANNELS,
+    STEPS,
+    Aligned,
+    Search,
+    aligned,
+    channels,
+    neighbour,
+    whole,
+)
 
 AREA = 320 * 576
 """Pixels that motion is sought at; sides are multiples of 64."""
@@ -47,26 +56,40 @@ class Seen(NamedTuple):
 
 
 def motion_of(
-    greys: Sequence[np.ndarray], t: int, first: int, length: int, *, fast: bool = False
+    pictures: Sequence[np.ndarray],
+    t: int,
+    first: int,
+    length: int,
+    *,
+    fast: bool = False,
+    search: Search | None = None,
 ) -> Seen:
-    """The motion of frame t of a video of `length`, from grey frames [H, W] `first`, ... .
+    """The motion of frame t of a video of `length`, from pictures of the frames `first`, ... .
 
-    If `fast`, the neighbours next to it stand in for those beyond, and flow is refined less.
+    Args:
+        pictures: As `aligned` takes them: grey [H, W], or [H, W, 3] RGB for a search.
+        t: Which frame.
+        first: Which frame the first picture is of.
+        length: Of the video, in frames.
+        fast: The neighbours next to it stand in for those beyond, and DIS refines flow less.
+        search: As in `aligned`.
     """
-    frame = greys[t - first]
+    frame = pictures[t - first]
     others = [neighbour(t, int(np.sign(step)) if fast else step, length) for step in STEPS]
 
     def towards(other: int) -> Aligned:
         if other == t:
-            return Aligned(np.zeros((*(n // 2 for n in frame.shape), 2), np.float32), np.eye(3))
-        return aligned(frame, greys[other - first], fast=fast)
+            still = np.zeros((*(n // 2 for n in frame.shape[:2]), 2), np.float32)
+            return Aligned(still, np.eye(3))
+        return aligned(frame, pictures[other - first], fast=fast, search=search)
 
     def shown(other: int) -> tuple[Aligned, np.ndarray]:
         motion = towards(other)
         return motion, channels(motion)
 
     distinct = sorted(set(others))
-    with ThreadPoolExecutor(len(distinct)) as pool:  # OpenCV lets go of the interpreter's lock
+    # OpenCV lets go of the interpreter's lock; other searches keep all cores busy by themselves.
+    with ThreadPoolExecutor(1 if search else len(distinct)) as pool:
         found = dict(zip(distinct, pool.map(shown, distinct), strict=True))
     seen = [found[other][1] for other in others]
     back, ahead = (found[others[STEPS.index(step)]][0] for step in (-1, 1))
@@ -96,30 +119,36 @@ def motions(
     *,
     fast: bool = False,
     read: Callable[[np.ndarray], object] | None = None,
+    search: Search | None = None,
 ) -> Iterator[Seen]:
-    """The motion of each frame; only the grey pictures around it are kept.
+    """The motion of each frame; only small pictures of those around it are kept.
 
     Args:
         frames: Of a video, [H, W, 3] uint8 RGB each.
         fast: As in `motion_of`.
         read: Called with each frame, once and in order, some frames before its motion comes.
+        search: As in `aligned`.
     """
     length, reach = len(frames), max(STEPS)
     size = working_size(frames[0].shape[:2])
-    greys: list[np.ndarray] = []
+    pictures: list[np.ndarray] = []
     done = 0
     for t in range(length):
         while done < min(t + reach + 1, length):
             frame = frames[done]
-            greys.append(grey(frame, size))
+            pictures.append(grey(frame, size) if search is None else reduced(frame, size))
             if read:
                 read(frame)
             done += 1
-        del greys[: max(len(greys) - (done - max(t - reach, 0)), 0)]
-        yield motion_of(greys, t, done - len(greys), length, fast=fast)
+        del pictures[: max(len(pictures) - (done - max(t - reach, 0)), 0)]
+        yield motion_of(pictures, t, done - len(pictures), length, fast=fast, search=search)
+
+
+def reduced(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame [H, W, 3] uint8 as a picture of `size`."""
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def grey(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A frame [H, W, 3] uint8 RGB as a grey picture of `size`."""
-    small = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(reduced(frame, size), cv2.COLOR_RGB2GRAY)

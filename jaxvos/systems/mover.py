@@ -26,7 +26,8 @@ import optax
 
 from jaxvos.along_motion import Moment, carried
 from jaxvos.colour_guided import SHORTER, coloured, reduced
-from jaxvos.flow.aligned import CHANNELS, STEPS
+from jaxvos.flow.aligned import CHANNELS, STEPS, Search
+from jaxvos.flow.fields import Estimator, estimator
 from jaxvos.flow.neighbours import Seen, motions, moves, suited
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import conv_general_dilated
@@ -165,6 +166,7 @@ def segmenter(
     carry: bool = True,
     colours: bool = True,
     fast: bool = False,
+    flow: str = "dis",
 ) -> Segmenter:
     """Says of each frame what moves by itself.
 
@@ -177,16 +179,21 @@ def segmenter(
         colours: Sharpen the scores by the frame's colours; False leaves motion alone, which is then
             looked at twice where neighbours do not suit its speed.
         fast: Look at the next neighbours alone, and at colours coarsely: 0.6 of the time.
+        flow: Who looks for motion once the camera's has been taken out: "dis", which the shipped
+            weights have learned with, or an estimator as `--flow` names it, "raft:WEIGHTS".
     """
     if clip <= 2 * margin:
         raise ValueError(f"clip={clip} leaves no frame between margins of {margin}.")
     decide = partial(_moving, model, variables)
     along = carried if carry else iter
+    search = None if flow == "dis" else _between(estimator(flow))
 
     def segment(video: Video) -> Iterator[np.ndarray]:
         length, size = len(video.frames), video.frames[0].shape[:2]
         pictures: deque[np.ndarray] = deque()  # small ones, of frames without an answer so far
-        seen = motions(video.frames, fast=fast, read=lambda f: pictures.append(reduced(f)))
+        seen = motions(
+            video.frames, fast=fast, search=search, read=lambda f: pictures.append(reduced(f))
+        )
         clips = _clips(seen, length, clip, margin)
         found = along(_moments(decide, clips, clip, again=not (fast or colours)))
         if colours:
@@ -198,6 +205,11 @@ def segmenter(
             yield to_size(moment.scores, size)
 
     return segment
+
+
+def _between(estimate: Estimator) -> Search:
+    """An estimator as one between two pictures."""
+    return lambda frame, other: estimate((frame, other), 0, 1)
 
 
 def _clips(
