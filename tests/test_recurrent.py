@@ -1,11 +1,14 @@
 """Recurrent layers keep time's order, states and statistics; tests/parity pins their arithmetic."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvos.layers import recurrent
 from jaxvos.layers.recurrent import ConvGRU, ConvGRUCell, ConvLSTM, bidirectional, over_time
 from jaxvos.layers.resnet import BatchNorm
 
@@ -50,7 +53,8 @@ class Update(nn.Module):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_in_the_loop_is_that_of_the_unrolled_steps(train):
+def test_batch_norm_in_the_loop_is_that_of_the_unrolled_steps(train, monkeypatch):
+    monkeypatch.setattr(recurrent, "MOST_UNROLLED", 0)
     x = clip()
     variables = jax.jit(Smoother().init, static_argnums=2)(jax.random.key(0), x, train)
     unrolled = jax.jit(Smoother(loop=False).init, static_argnums=2)(jax.random.key(0), x, train)
@@ -226,3 +230,23 @@ def test_what_does_not_fit_is_said():
         made(ConvGRU(3, kernel=4), x)
     with pytest.raises(ValueError, match="peephole='none'"):
         made(ConvLSTM(3, peephole="none"), x)
+
+
+def test_a_cpu_takes_a_short_loops_steps_one_after_the_other_with_the_same_gradient(monkeypatch):
+    layer = ConvLSTM(features=3)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 2))
+    variables = layer.init(jax.random.key(1), x)
+
+    def lowered():
+        gradient = jax.grad(lambda v: jnp.sin(layer.apply(v, x)).sum())
+        return jax.jit(gradient).lower(variables)
+
+    steps = lowered()
+    monkeypatch.setattr(recurrent, "MOST_UNROLLED", 4)
+    loop = lowered()
+    assert "while" not in steps.as_text() and "while" in loop.as_text()
+    found, expected = (each.compile()(variables) for each in (steps, loop))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
+    monkeypatch.setattr(recurrent.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(recurrent, "MOST_UNROLLED", 16)
+    assert recurrent.unrolled(5) == 1

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvos.layers.correlation import averaged, lookup, on_demand, volume
-from jaxvos.layers.recurrent import ConvGRUCell
+from jaxvos.layers.recurrent import ConvGRUCell, unrolled
 from jaxvos.layers.resize import bilinear
 from jaxvos.layers.resnet import BatchNorm
 from jaxvos.typing import DType
@@ -300,8 +300,7 @@ class RAFT(nn.Module):
             variable_axes={"intermediates": 0},
             split_rngs={"params": False},
             length=self.iterations,
-            # A CPU takes ten times as long for a gradient within a loop.
-            unroll=self.iterations if every and jax.default_backend() == "cpu" else 1,
+            unroll=unrolled(self.iterations) if every else 1,
         )
         (state, places), flows = loop(self.update, carry, None)
         flow = places - zero
