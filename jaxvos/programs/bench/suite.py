@@ -41,6 +41,7 @@ BENCHMARKS: Mapping[str, Callable[[Extent], list[Measurement]]] = {
     "with_flow": motion.systems_with_flow,
     "shipped": shipped.shipped,
     "train_step": training.train_step,
+    "loops": training.loops,
     "pipeline": data.pipeline,
     "procedural": data.procedural,
     "evaluator": outputs.evaluator,

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxvos import recipe
+from jaxvos.layers import recurrent
 from jaxvos.programs.bench.measure import MB, Extent, Measurement, alone, needed, room, seconds
 from jaxvos.programs.bench.network import random_variables
 from jaxvos.programs.train import State, compiled, placed
@@ -78,6 +79,38 @@ def train_step(extent: Extent) -> list[Measurement]:
                 Measurement(case, "pairs", "pairs/s", [batch * rate for rate in rates]),
             ]
     return measurements
+
+
+def loops(extent: Extent) -> list[Measurement]:
+    """Seconds of a gradient through steps over time: within a loop, or one after the other.
+
+    The second is what a CPU does with short loops. ConvLSTM: 64 channels, 2 clips of 5 frames of
+    30 x 54. RAFT small: 6 iterations, 4 pairs of 128 x 192, loss and gradient of all weights.
+    """
+    measurements = []
+    for title in ("ConvLSTM", "RAFT small"):
+        for case, most in (("within a loop", 0), ("one after the other", recurrent.MOST_UNROLLED)):
+            taken = alone(_gradient, title, most, extent.quick)
+            measurements.append(Measurement(f"{title}, {case}", "time", "s", taken))
+    return measurements
+
+
+def _gradient(title: str, most: int, quick: bool) -> list[float]:
+    """Seconds of the gradient where loops of up to `most` steps are none."""
+    recurrent.MOST_UNROLLED = most
+    if title == "ConvLSTM":
+        layer = recurrent.ConvLSTM(4 if quick else 64)
+        frames = jnp.ones((1, 2, 4, 6, 4) if quick else (2, 5, 30, 54, 64))
+        variables = jax.jit(layer.init)(jax.random.key(0), frames)
+        value = lambda v: jnp.square(layer.apply(v, frames)).sum()  # noqa: E731
+    else:
+        system, size = get("raft"), (64, 64) if quick else (128, 192)
+        model = system.model(small=True, iterations=2 if quick else 6)
+        variables = random_variables(system, model)
+        frames = jnp.ones((1 if quick else 4, 2, *size, 3))
+        batch = {"flow": jnp.ones((len(frames), 1, *size, 2))}
+        value = lambda v: system.loss(model.apply(v, frames, train=True), batch)[0]  # noqa: E731
+    return seconds(partial(jax.jit(jax.grad(value)), variables), 1 if quick else 3)
 
 
 def _first_results(scan: bool, quick: bool, accelerator: bool) -> dict[str, dict[str, float]]:
