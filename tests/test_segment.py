@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import jaxvos
-from jaxvos import whole_folder
+from jaxvos import systems, whole_folder
 from jaxvos.crf import refined
 from jaxvos.drawing import overlay
 from jaxvos.flow.dis import dis
@@ -512,3 +512,13 @@ def test_the_flow_that_is_asked_for_reaches_the_segmenter(tmp_path):
     system = SimpleNamespace(reads=("flow",))
     assert needed_flow(system, None) == "dis" and needed_flow(system, "folder") == "folder"
     assert needed_flow(SimpleNamespace(reads=()), None) is None
+
+
+def test_flow_that_nobody_looks_at_is_refused():
+    mover, cosnet = systems.get("mover"), systems.get("cosnet")
+    with pytest.raises(ValueError, match=r"^Mover looks .*: leave --flow dis .* --set flow=dis"):
+        needed_flow(mover, "dis")
+    with pytest.raises(ValueError, match=r"^COSNet looks .*: leave --flow F away\.$"):
+        needed_flow(cosnet, "F")
+    assert needed_flow(cosnet, None) is None
+    assert needed_flow(cosnet, "F", objects=True) == "F"  # which are followed along it

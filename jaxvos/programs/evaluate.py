@@ -114,7 +114,7 @@ def evaluate(
         if objects and crf is not None and out is not None:
             prepare_results(Path(out) / f"crf-{crf}", overwrite)  # now, not after the first run
         loaded = load(system, weights)
-        flow = needed_flow(loaded.system, flow)
+        flow = needed_flow(loaded.system, flow, objects=objects)
         segmenter, finish = loaded.segmenter(options), partial(finished, smooth=smooth, flow=flow)
         told = {"objects": objects, "proposals": proposals, "threshold": threshold}
         origin = {

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def segment(
     video, loaded = _video(source), load(system, weights)
     segmenter = finished(
         loaded.segmenter(options),
-        flow=needed_flow(loaded.system, flow),
+        flow=needed_flow(loaded.system, flow, objects=objects),
         smooth=smooth,
         crf=crf,
         objects=objects,
@@ -114,9 +115,25 @@ def finished(
     return segmenter if flow is None else _flowing(segmenter, flow)
 
 
-def needed_flow(system: "System", flow: str | Path | None) -> str | Path | None:
-    """The flow that is asked for; without, DIS, which needs no weights, if the system reads any."""
-    return "dis" if flow is None and "flow" in system.reads else flow
+def needed_flow(
+    system: "System", flow: str | Path | None, *, objects: bool = False
+) -> str | Path | None:
+    """The flow that is asked for; without, DIS, which needs no weights, if the system reads any.
+
+    Flow that neither the system nor, if there are to be any, the `objects` look at is refused.
+    """
+    if "flow" in system.reads:
+        return "dis" if flow is None else flow
+    if flow is not None and not objects:
+        name, own = (
+            system.title.partition(" (")[0],
+            "flow" in signature(system.segmenter).parameters,
+        )
+        raise ValueError(
+            f"{name} looks at no flow that it is given: leave --flow {flow} away."
+            f"{own * ' It looks for its own: --set flow=dis, or raft:WEIGHTS.'}"
+        )
+    return flow
 
 
 def _flowing(segmenter: Segmenter, flow: str | Path) -> Segmenter:
@@ -159,7 +176,7 @@ def segment_to_folder(
     formats, video = known_formats(formats), _video(source)
     with _results_folder(video, out, threshold, overwrite) as stage:  # before the weights are read
         loaded = load(system, weights)
-        flow = needed_flow(loaded.system, flow)
+        flow = needed_flow(loaded.system, flow, objects=objects)
         about = {
             "system": loaded.name,
             "weights": loaded.origin,
