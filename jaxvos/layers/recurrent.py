@@ -61,7 +61,7 @@ def over_time(
 def unrolled(count: int) -> int:
     """How many of a loop's `count` steps are compiled one after the other, without a loop.
 
-    On a CPU all of a short loop's: a gradient takes there seven to ten times as long within one.
+    On a CPU all of a short loop's: a gradient takes there nine times as long within one.
     """
     return count if count <= MOST_UNROLLED and jax.default_backend() == "cpu" else 1
 
