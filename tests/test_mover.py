@@ -325,4 +325,5 @@ def test_nothing_is_kept_of_frames_that_are_answered(small):
 
 def test_a_clip_without_room_is_refused(tiny):
     with pytest.raises(ValueError, match="no frame between margins"):
-        mover.segmenter(*tiny, clip=4, margin=2)
+        mover.segmenter(*tiny, clip=4)
+    next(mover.segmenter(*tiny, clip=4, fast=True)(Video(clip(0, frames=2, size=(48, 60)).frames)))

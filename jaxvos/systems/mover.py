@@ -162,7 +162,7 @@ def segmenter(
     variables: Variables,
     *,
     clip: int = 10,
-    margin: int = 2,
+    margin: int | None = None,
     carry: bool = True,
     colours: bool = True,
     fast: bool = False,
@@ -174,7 +174,8 @@ def segmenter(
         model: The network.
         variables: Its weights.
         clip: Frames that go through the network together.
-        margin: How many of a clip's first and last frames only help the others.
+        margin: How many of a clip's first and last frames only help the others; None is 2, 1 if
+            `fast`.
         carry: Carry scores from frame to frame along the motion.
         colours: Sharpen the scores by the frame's colours; False leaves motion alone, which is then
             looked at twice where neighbours do not suit its speed.
@@ -182,6 +183,8 @@ def segmenter(
         flow: Who looks for motion once the camera's has been taken out: "dis", which the shipped
             weights have learned with, or an estimator as `--flow` names it, "raft:WEIGHTS".
     """
+    if margin is None:
+        margin = 1 if fast else 2
     if clip <= 2 * margin:
         raise ValueError(f"clip={clip} leaves no frame between margins of {margin}.")
     decide = partial(_moving, model, variables)
