@@ -125,10 +125,8 @@ def needed_flow(
     if "flow" in system.reads:
         return "dis" if flow is None else flow
     if flow is not None and not objects:
-        name, own = (
-            system.title.partition(" (")[0],
-            "flow" in signature(system.segmenter).parameters,
-        )
+        name = system.title.partition(" (")[0]
+        own = "flow" in signature(system.segmenter).parameters
         raise ValueError(
             f"{name} looks at no flow that it is given: leave --flow {flow} away."
             f"{own * ' It looks for its own: --set flow=dis, or raft:WEIGHTS.'}"
