@@ -40,20 +40,16 @@ from jaxvos.flow.each_frame import check_flow, flow_of_each_frame, flow_of_frame
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flow_pictures import wheel_picture
 from jaxvos.layers.gated_decoder import (
-    ASPP,
     DECODER_NAMES,
     Decoder,
-    Halve,
     Residual,
-    aspp_names,
-    conv,
     layer_names,
     residual_names,
 )
 from jaxvos.layers.pixels import imagenet as prepare
-from jaxvos.layers.prototype_attention import InterFrame, InterModality
+from jaxvos.layers.prototype_attention import InterModality
+from jaxvos.layers.prototype_stream import STREAM_NAMES, Stream
 from jaxvos.layers.prototypes import relation_names
-from jaxvos.layers.vgg import VGG
 from jaxvos.losses import soft_iou
 from jaxvos.system import Facts, System
 from jaxvos.torch_import import TORCHVISION_VGG16
@@ -75,48 +71,6 @@ def prepare_flow(flow: jax.Array) -> jax.Array:
 def prepare_drawn(pictures: jax.Array) -> jax.Array:
     """Pictures of flow [..., H, W, 3] RGB in 0..255 -> 0..1, float32."""
     return pictures.astype(jnp.float32) / 255
-
-
-class Stream(nn.Module):
-    """What pictures and flow have each of its own; `recalls` is whether it has references."""
-
-    width: int
-    convolutions: Sequence[int]
-    squeezed: int
-    recalls: bool
-    remat: bool
-    dtype: DType | None
-
-    def setup(self) -> None:
-        vgg = nn.remat(VGG, static_argnums=(2,)) if self.remat else VGG
-        self.encoder = vgg(self.width, tuple(self.convolutions), self.dtype)
-        self.squeeze4, self.squeeze5, self.compress4, self.compress5 = (
-            conv(self.squeezed, 1, self.dtype) for _ in range(4)
-        )
-        self.compress6 = Halve(self.squeezed, self.dtype)
-        self.aspp = ASPP(self.dtype)
-        if self.recalls:
-            self.recall = InterFrame(self.squeezed, 8 * self.width, self.dtype)
-
-    def early(self, x: jax.Array) -> list[jax.Array]:
-        """f1 ... f4 of pictures [B, H, W, 3]."""
-        return self.encoder(x, (1, 2, 3, 4))
-
-    def last(self, f4: jax.Array) -> jax.Array:
-        """f5 of f4."""
-        return self.encoder(f4, (5,))[0]
-
-    def remember(self, references: jax.Array) -> jax.Array:
-        """Prototypes [B, N * C, C] of pictures [B, N, H, W, 3]; VGG learns nothing from them."""
-        f5 = self.encoder(references.reshape(-1, *references.shape[2:]), (1, 2, 3, 4, 5))[-1]
-        f5 = jax.lax.stop_gradient(f5)
-        return self.recall.remember(f5.reshape(*references.shape[:2], *f5.shape[1:]))
-
-    def scales(self, f4: jax.Array, f5: jax.Array, train: bool) -> list[jax.Array]:
-        """Maps [B, h, w, C] at 1/8, 1/16 and 1/32."""
-        halved = self.compress6(f5, train)
-        self.sow("intermediates", "halved", halved)
-        return [self.compress4(f4), self.compress5(f5), self.aspp(halved, train)]
 
 
 class DPA(nn.Module):
@@ -351,24 +305,17 @@ def segmenter(
     return segment
 
 
-_EITHER, _DAM = "(rgb|flow)", r"DAM([45])\.(rgb|flow)"
+_DAM = r"DAM([45])\.(rgb|flow)"
 _GRAPH = rf"{_DAM}_OCR\.GAN"
 
 NAMES = (
     *(
-        (rf"{_EITHER}_encoder\.{theirs.replace('features', 'vgg')}", rf"\1/encoder/{ours}")
+        (rf"(rgb|flow)_encoder\.{theirs.replace('features', 'vgg')}", rf"\1/encoder/{ours}")
         for theirs, ours in TORCHVISION_VGG16
     ),
-    (rf"{_EITHER}_sq([45])\.0", r"\1/squeeze\2"),
-    (rf"{_EITHER}_COMP([45])\.0", r"\1/compress\2"),
-    (rf"{_EITHER}_COMP6\.1", r"\1/compress6/narrow"),
-    *layer_names(rf"{_EITHER}_COMP6", r"\1/compress6/layer1", first=2),
-    *layer_names(rf"{_EITHER}_COMP6", r"\1/compress6/layer2", first=5),
-    *aspp_names(rf"{_EITHER}_aspp", r"\1/aspp"),
-    (rf"{_EITHER}_TAM\.K", r"\1/recall/key"),
-    *layer_names(rf"{_EITHER}_TAM\.fusion", r"\1/recall/fuse"),
+    *STREAM_NAMES,
     # What the released networks have and do not use.
-    (rf"{_EITHER}_TAM\.V|{_EITHER}_fuse5\.0|{_DAM}_OCR\.out\.[01]|{_GRAPH}\.fc", ""),
+    (rf"(rgb|flow)_(TAM\.V|fuse5\.0)|{_DAM}_OCR\.out\.[01]|{_GRAPH}\.fc", ""),
     *relation_names(rf"{_GRAPH}\.TF", r"dam\1/\2/graph/relation"),
     *(
         pair
