@@ -15,6 +15,12 @@ SystemName = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, may be given several times.")
 ]
+Source = Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")]
+Threshold = Annotated[float, typer.Option(help="Scores above it are foreground.")]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Average scores over time along flow.")]
+Objects = Annotated[
+    bool, typer.Option("--objects", help="Tell the objects of the foreground apart.")
+]
 Flow = Annotated[
     str | None,
     typer.Option(

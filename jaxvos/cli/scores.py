@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from jaxvos.cli.options import Changes, Flow, Overwrite, Quiet, SystemName, Weights, options_of
+from jaxvos.cli.options import (
+    Changes,
+    Flow,
+    Objects,
+    Overwrite,
+    Quiet,
+    Smooth,
+    SystemName,
+    Threshold,
+    Weights,
+    options_of,
+)
 
 
 def evaluate(
@@ -20,16 +31,12 @@ def evaluate(
     sequences: Annotated[
         str | None, typer.Option(help="Names with commas between; default: the list of the set.")
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Scores above it are foreground.")] = 0.5,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Average a system's scores over time along flow.")
-    ] = False,
+    threshold: Threshold = 0.5,
+    smooth: Smooth = False,
     crf: Annotated[
         str | None, typer.Option(help="Settings of a dense CRF: its masks are scored beside.")
     ] = None,
-    objects: Annotated[
-        bool, typer.Option("--objects", help="Tell the objects of a system's foreground apart.")
-    ] = False,
+    objects: Objects = False,
     proposals: Annotated[
         Path | None, typer.Option(help="Folder SEQUENCE/FRAME.png or .json: what the objects are.")
     ] = None,

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from jaxvos.cli.options import Changes, Flow, Overwrite, Quiet, SystemName, Weights, options_of
+from jaxvos.cli.options import (
+    Changes,
+    Flow,
+    Objects,
+    Overwrite,
+    Quiet,
+    Smooth,
+    Source,
+    SystemName,
+    Threshold,
+    Weights,
+    options_of,
+)
 
 
 def demo(
@@ -20,20 +32,16 @@ def demo(
 
 
 def segment(
-    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
+    source: Source,
     out: Annotated[Path, typer.Option(help="Folder for masks, overlay.mp4, sheet.png.")],
     weights: Weights = None,
     system: SystemName = None,
-    threshold: Annotated[float, typer.Option(help="Scores above it are foreground.")] = 0.5,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Average scores over time along optical flow.")
-    ] = False,
+    threshold: Threshold = 0.5,
+    smooth: Smooth = False,
     crf: Annotated[
         str | None, typer.Option(help="Settings of a dense CRF: pdb, cosnet, ags, matnet, ...")
     ] = None,
-    objects: Annotated[
-        bool, typer.Option("--objects", help="Tell the objects of the foreground apart.")
-    ] = False,
+    objects: Objects = False,
     proposals: Annotated[
         Path | None,
         typer.Option(help="Folder of FRAME.png or .json: what the objects are."),
@@ -88,7 +96,7 @@ def segment(
 
 
 def flow(
-    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or glob.")],
+    source: Source,
     out: Annotated[Path, typer.Option(help="Folder for FRAME.flo and flow.json.")],
     method: Annotated[
         str, typer.Option(help="How: dis, raft:WEIGHTS or flownet2_c:WEIGHTS.")
