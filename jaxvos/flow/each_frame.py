@@ -30,7 +30,7 @@ def check_flow(video: Video, system: str, otherwise: str = "") -> None:
         )
 
 
-def flow_of_frame(video: Video, t: int) -> np.ndarray:
+def flow_at(video: Video, t: int) -> np.ndarray:
     """The field [H, W, 2] of frame t; the last frame's is the one before's, a single one's zero."""
     last = len(video.frames) - 2
     if last >= 0:
@@ -39,11 +39,11 @@ def flow_of_frame(video: Video, t: int) -> np.ndarray:
 
 
 def flow_of_each_frame(video: Video) -> Iterator[np.ndarray]:
-    """T fields [H, W, 2], as `flow_of_frame` has them, each computed once."""
+    """T fields [H, W, 2], as `flow_at` has them, each computed once."""
     count = len(video.frames)
     for t in range(count):
         if t == 0 or t < count - 1:
-            field = flow_of_frame(video, t)
+            field = flow_at(video, t)
         yield field
 
 

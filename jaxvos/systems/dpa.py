@@ -36,7 +36,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxvos.flow.colour import picture as flow_picture
-from jaxvos.flow.each_frame import check_flow, flow_of_each_frame, flow_of_frame
+from jaxvos.flow.each_frame import check_flow, flow_at, flow_of_each_frame
 from jaxvos.inference import batched, fit, to_size
 from jaxvos.layers.flow_pictures import wheel_picture
 from jaxvos.layers.gated_decoder import (
@@ -275,7 +275,7 @@ def segmenter(
     def keys_of(video: Video) -> Keys:
         step = len(video.frames) // references
         chosen = [i * step for i in range(references)]
-        seen = {t: small(video.frames[t], flow_of_frame(video, t)) for t in set(chosen)}
+        seen = {t: small(video.frames[t], flow_at(video, t)) for t in set(chosen)}
         pairs = [seen[t] for t in chosen]
         return _remember(model, variables, *map(np.stack, zip(*pairs, strict=True)))
 
