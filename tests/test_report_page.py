@@ -37,8 +37,7 @@ CATCH += 'addEventListener("securitypolicyviolation", (e) => wrong.push(e.blocke
 def chromium():
     """Runs a headless Chromium on a page and gives what it prints."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium: the page cannot be tried in a browser")
+    assert program, "These tests ask for a browser, chromium (apt-get install chromium)."
 
     def run(page, profile, *flags):
         command = [program, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
@@ -131,6 +130,7 @@ seen.unlabelled = all("canvas, svg[role=img], input, select, .step").filter((eac
 """
 
 
+@pytest.mark.browser
 def test_the_page_sorts_slides_and_compares_in_a_browser(scored, tmp_path, seen):
     page = report(runs_of(scored), tmp_path / "r.html")
     found = seen(page, USE, "--virtual-time-budget=200000", "--window-size=1280,900")
@@ -171,6 +171,7 @@ def test_the_page_sorts_slides_and_compares_in_a_browser(scored, tmp_path, seen)
     assert not found["wide"] and found["unlabelled"] == 0
 
 
+@pytest.mark.browser
 def test_names_are_text_whatever_they_hold(tmp_path, seen):
     evil = "</script><script>wrong.push('ran')</script><img src=x onerror=wrong.push(1)>{{data}}"
     run = made_up_run(
@@ -234,6 +235,7 @@ def test_twenty_sequences_stay_under_15_megabytes_and_need_nothing_else(large):
     assert not re.search(r"https?://|@import|<link(?![^>]*data:)|src=", text)
 
 
+@pytest.mark.browser
 def test_twenty_sequences_open_in_two_seconds(large, seen):
     look = "seen.ms = performance.now(); seen.rows = all('#sequences tbody tr').length"
     for _ in range(3):  # others may be using the machine
@@ -244,6 +246,7 @@ def test_twenty_sequences_open_in_two_seconds(large, seen):
     pytest.fail(f"opened in {found['ms']:.0f} ms")
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_picture_of_the_page_fits_its_window(scored, tmp_path, seen, width):
     page = report(runs_of(scored), tmp_path / "r.html")
