@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxvos.layers import recurrent
 from jaxvos.programs.bench import shipped
 from jaxvos.programs.bench.data import write_clips
 from jaxvos.programs.bench.measure import (
@@ -277,3 +278,21 @@ def test_a_long_video_is_a_short_one_forth_and_back():
     assert len(thrice) == 9
     for t, source in enumerate((0, 1, 2, 2, 1, 0, 0, 1, 2)):
         np.testing.assert_array_equal(thrice[t], once[source])
+
+
+def test_gradients_are_timed_within_a_loop_and_without(monkeypatch):
+    loops = []
+
+    def seconds(call, repeats):
+        loops.append("while" in call.func.lower(*call.args).as_text())
+        return [float(len(loops))]
+
+    monkeypatch.setattr(training, "seconds", seconds)
+    monkeypatch.setattr(training, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(recurrent, "MOST_UNROLLED", recurrent.MOST_UNROLLED)  # to be put back
+    measured = training.loops(Extent(quick=True))
+    assert loops == [True, False] * 2
+    assert [(m.case.split(", ")[1], m.values) for m in measured] == [
+        (case, [float(number)])
+        for number, case in enumerate(["within a loop", "one after the other"] * 2, start=1)
+    ]
