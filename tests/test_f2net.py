@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxvos import motion_clue
 from jaxvos.inference import fit, to_size
+from jaxvos.layers.centre_branch import Heat
 from jaxvos.layers.centres import bell, focal, heat_map, peaks
 from jaxvos.layers.fusion import KINDS, DynamicFusion
 from jaxvos.layers.resize import logits_at
@@ -430,3 +431,14 @@ def test_recipes_clips_and_options_are_those_the_network_takes(tiny):
     assert model.features == 8 and jax.tree.structure(
         jax.eval_shape(lambda: initialise(f2net.SYSTEM, model, 0))
     ) == jax.tree.structure(tiny[1])
+
+
+def test_where_the_previous_frame_had_its_centre_is_weighed_against_a_bias():
+    """Worked numbers: gates of 1/4 and 3/4, no looks of its own but the classifier's bias."""
+    heat = Heat(features=1, std=0.0, dtype=None)
+    cross, previous = jnp.zeros((1, 1, 2, 3)), jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
+    variables = heat.init(jax.random.key(0), cross, previous)
+    for name, gate in (("motion_w", 1 / 4), ("motion_b", 3 / 4)):
+        variables["params"][name]["bias"] = jnp.log(jnp.array([gate / (1 - gate)]))
+    found = heat.apply(variables, cross, previous).ravel()
+    np.testing.assert_allclose(found, [-2.19 + 0.75, -2.19 + 0.75 + 8 / 4], atol=1e-6)

@@ -522,3 +522,19 @@ def test_flow_that_nobody_looks_at_is_refused():
         needed_flow(cosnet, "F")
     assert needed_flow(cosnet, None) is None
     assert needed_flow(cosnet, "F", objects=True) == "F"  # which are followed along it
+
+
+def test_objects_of_a_system_without_flow_are_followed_along_what_is_given(tmp_path, monkeypatch):
+    loaded = SimpleNamespace(
+        name="bright",
+        system=SimpleNamespace(reads=()),
+        origin="w",
+        segmenter=lambda options: lambda video: (f[..., 0] / np.float32(255) for f in video.frames),
+    )
+    monkeypatch.setattr("jaxvos.systems.load", lambda *_: loaded)
+    frames = np.zeros((3, 24, 32, 3), np.uint8)
+    frames[:, 6:18, 8:24] = 255
+    asked = {"objects": True, "flow": "dis"}
+    assert next(segment(Video([*frames]), **asked)).shape == (24, 32, 1)
+    told = segment_to_folder(Video([*frames], name="b"), tmp_path / "b", progress=False, **asked)
+    assert told["flow"] == "dis"
