@@ -29,6 +29,7 @@ from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, ImageClips, VideoClips
 from data_pipelines.motion_clips import MotionClips, kept
 from data_pipelines.records import ImageSamples, VideoPairs, listed
+from data_pipelines.refinement import RefinementSamples, fill
 from data_pipelines.video_records import ImageRecord, VideoRecord
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,11 @@ def training_batches(
                     masks                   [B, T, H/2, W/2, 1] float32 in 0..1
                     names                   [B] text
 
+        refinement
+        video step  colours, scores         [B, H, W, 3] float16, see `data_pipelines.refinement`
+                    masks                   [B, H, W, 1] float32 in 0..1
+                    names                   [B] text, "video/frame"
+
     Every frame of the data is a target (in a clip) once before any is again, in shuffled order. A
     pair's reference is any frame of the same video, drawn a second time if it is the target, then
     kept; which frames a clip has, `data_pipelines.clips.ORDERS` say. Saliency images are drawn at
@@ -94,7 +100,8 @@ def training_batches(
             "pair" (or absent), or "clip", with frames (T), order (a name of `clips.ORDERS`), gap
             (most frames between two that follow each other), copies (T of an image) and flow
             ("" for none, "dis", or "video": what the videos have, exact or from files), or
-            "motion", with frames, gap, and cache (the folder that motion is kept in).
+            "motion", with frames, gap, and cache (the folder that motion is kept in), or
+            "refinement", with cache.
         batch: Records per step over all processes.
         seed: Decides shuffling, references and augmentation.
         process_index: Which of the processes this one is ...
@@ -155,8 +162,12 @@ def _records(
     if sample == "motion":
         places = kept(data.cache, data.videos, size)
         return MotionClips(videos, ends, size, data.frames, data.gap, places), None
+    if sample == "refinement":
+        return RefinementSamples(ends, size, fill(data.videos, data.cache)), None
     if sample != "clip":
-        raise ValueError(f"data.sample is {sample!r}; there are 'pair', 'clip' and 'motion'.")
+        raise ValueError(
+            f"data.sample is {sample!r}; there are 'pair', 'clip', 'motion' and 'refinement'."
+        )
     if data.order not in ORDERS:
         raise ValueError(f"data.order is {data.order!r}. There are: {', '.join(ORDERS)}.")
     if data.flow not in ("", "dis", "video"):

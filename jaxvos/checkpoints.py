@@ -83,6 +83,21 @@ def weights_of(
     return variables, metadata
 
 
+def options_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The options of the model's constructor, from a file's metadata."""
+    return tuples(json.loads(metadata["options"]))
+
+
+def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples, and Flax modules must be hashable."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def shipped(system: str) -> Path:
+    """The weights that come with the library; weights/README.md beside them says what they are."""
+    return Path(__file__).parent / "weights" / f"{system}.safetensors"
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Puts `data` at `path` such that a crash or a full disk leaves the old file or the new one."""
     # Not safetensors' own save_file: its files can be read by nobody but their owner.

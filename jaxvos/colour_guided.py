@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -28,17 +29,34 @@ CUT = 0.5
 """The share of GrabCut's answer in the scores that then follow the frame's colours."""
 AT_ONCE = 6
 """Frames that are looked at side by side."""
+T = TypeVar("T")
+
+
+class Looked(NamedTuple):
+    """All that is known of a frame once its colours were looked at; sides as in `reduced`.
+
+    Attributes:
+        picture: [h, w, 3] uint8 RGB.
+        own: [h, w] float32 in 0..1: what was known before.
+        cut: [h, w] float32 in 0..1: GrabCut's answer, carried along the motion.
+        settled: [h, w] float32 in 0..1: half of both, drawn to the colours.
+    """
+
+    picture: np.ndarray
+    own: np.ndarray
+    cut: np.ndarray
+    settled: np.ndarray
 
 
 def coloured(
     found: Iterator[Moment],
     pictures: deque[np.ndarray],
-    size: tuple[int, int],
+    finish: Callable[[Looked], T],
     *,
     along: Callable[[Iterable[Moment]], Iterator[Moment]],
     shorter: int = SHORTER,
-) -> Iterator[np.ndarray]:
-    """Scores [H, W] of `size` that follow the frames' own colours: all the steps of this file.
+) -> Iterator[T]:
+    """Each frame after all the steps of this file, as `finish` leaves it.
 
     GrabCut's answers are carried along the motion like the scores before them; half of both is then
     drawn to the colours.
@@ -46,7 +64,7 @@ def coloured(
     Args:
         found: What is known of each frame.
         pictures: Its small picture (`reduced`), there when it is found; taken away when used.
-        size: (H, W) of the frames.
+        finish: What is made of it; called side by side for some frames.
         along: What carries scores along the motion, `carried` or `iter`.
         shorter: Pixels of the shorter side of what GrabCut is shown.
     """
@@ -57,10 +75,11 @@ def coloured(
         own = cut(shown, to_size(moment.scores, shown.shape[:2]))
         return moment._replace(scores=to_size(own, moment.scores.shape))
 
-    def finished(pair: tuple[np.ndarray, np.ndarray], own: Moment) -> np.ndarray:
-        picture, score = pair
-        mixed = (1 - CUT) * score + CUT * own.scores
-        return to_size(settled(picture, to_size(mixed, picture.shape[:2])), size)
+    def finished(pair: tuple[np.ndarray, np.ndarray], moment: Moment) -> T:
+        picture, scores = pair
+        own, answer = (to_size(x, picture.shape[:2]) for x in (scores, moment.scores))
+        mixed = (1 - CUT) * own + CUT * answer
+        return finish(Looked(picture, own, answer, settled(picture, mixed)))
 
     def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
         while together := list(islice(found, AT_ONCE)):

@@ -15,6 +15,7 @@ from jaxvos.flow import fields, neighbours
 from jaxvos.flow.aligned import _residual, aligned
 from jaxvos.inference import to_size
 from jaxvos.layers.cpu_conv import NHWC, conv_general_dilated
+from jaxvos.layers.folded_unet import folded, unfolded
 from jaxvos.layers.time_attention import TimeAttention
 from jaxvos.system import initialise
 from jaxvos.systems import mover
@@ -93,9 +94,9 @@ def test_attention_along_time_is_that_of_its_equations():
 
 def test_four_channels_of_a_place_are_its_two_by_two_pixels():
     x = np.arange(2 * 6 * 8).reshape(2, 6, 8, 1).astype(np.float32)
-    folded = mover._folded(jnp.asarray(x))
-    np.testing.assert_array_equal(folded[1, 2, 3], x[1, 4:6, 6:8, 0].ravel())
-    np.testing.assert_array_equal(mover._unfolded(folded), x)
+    found = folded(jnp.asarray(x))
+    np.testing.assert_array_equal(found[1, 2, 3], x[1, 4:6, 6:8, 0].ravel())
+    np.testing.assert_array_equal(unfolded(found), x)
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [((3, 3), ((1, 1), (1, 1))), ((1, 1), "VALID")])
@@ -148,7 +149,7 @@ def small(tiny):
         patch.setattr(neighbours, "AREA", 64 * 64)
         patch.setattr(neighbours, "SLOW", 0.0)
         patch.setattr(neighbours, "QUICK", np.inf)
-        yield partial(mover.segmenter, *tiny, clip=5, margin=1)
+        yield partial(mover.segmenter, *tiny, clip=5, margin=1, refiner="none")
 
 
 def by_hand(tiny, frames, clips, *, fast=False, order=(0, 1)):
@@ -234,7 +235,7 @@ def test_neighbours_suit_the_speed_of_what_is_found(tiny, limits, order, monkeyp
     clips = [(0, range(4)), (3, range(4, 7)), (6, [7, 8])]
     looks, look = [], mover._moving
     monkeypatch.setattr(mover, "_moving", lambda *given: looks.append(1) or look(*given))
-    make = partial(mover.segmenter, *tiny, clip=5, margin=1, carry=False)
+    make = partial(mover.segmenter, *tiny, clip=5, margin=1, carry=False, refiner="none")
     list(make()(Video(frames)))
     assert len(looks) == len(clips), "not before colours, which gain nothing by it"
     for fast in (False, True):  # fast answers have no farther neighbours
@@ -306,6 +307,54 @@ def test_colours_are_those_of_each_frame_and_cuts_are_carried_too(small, tiny, f
     for frame, score, share, answer in zip(frames, scores, carried(cuts), found, strict=True):
         expected = settled(frame, to_size((score + share.scores) / 2, (48, 60)))
         np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def test_the_refiner_is_told_all_that_is_known_of_each_frame(small, tmp_path, monkeypatch):
+    frames = clip(0, frames=4, size=(48, 60)).frames
+    plain = np.stack(list(small()(Video(frames))))
+    told = []
+
+    def turned(looked):
+        told.append(looked)
+        return 1 - looked.settled
+
+    np.testing.assert_allclose(list(small(refiner=turned)(Video(frames))), 1 - plain, atol=1e-6)
+    of_frame = {looked.picture.tobytes(): looked for looked in told}  # they come side by side
+    for frame, answer in zip(frames, plain, strict=True):
+        looked = of_frame[frame.tobytes()]
+        np.testing.assert_allclose(looked.settled, answer, atol=1e-6)
+        mixed = (looked.own + looked.cut) / 2
+        np.testing.assert_allclose(settled(frame, mixed), looked.settled, atol=1e-6)
+    told.clear()
+    list(small(refiner=turned, carry=False)(Video(frames)))
+    for looked in told:
+        answer = to_size(to_size(cut(looked.picture, looked.own), (32, 32)), (48, 60))
+        np.testing.assert_allclose(looked.cut, answer, atol=1e-6)
+    read = []
+    monkeypatch.setattr(
+        mover, "refiner_of", lambda source: read.append(source) or ("network", "weights")
+    )
+    monkeypatch.setattr(mover, "refining", lambda *given: read.append(given) or turned)
+    for refiner, source in (("shipped", None), ("runs/mine", "runs/mine")):
+        answers = list(small(refiner=refiner)(Video(frames)))
+        np.testing.assert_allclose(answers, 1 - plain, atol=1e-6)
+        assert read == [source, ("network", "weights")]
+        read.clear()
+    for without in ({"fast": True}, {"colours": False}):
+        list(small(refiner="shipped", **without)(Video(frames)))
+        with pytest.raises(ValueError, match=r"refiner=runs/mine .* leave it away, or fast and"):
+            small(refiner="runs/mine", **without)
+    np.testing.assert_allclose(list(small(refiner=None)(Video(frames))), plain, atol=1e-6)
+    assert not read
+
+
+def test_the_refiners_own_protocol_is_the_librarys_mover_with_it(small, tiny, monkeypatch):
+    frames = clip(0, frames=3, size=(48, 60)).frames
+    monkeypatch.setattr(mover, "of_the_library", lambda: tiny)
+    monkeypatch.setattr(mover, "refining", lambda *given: lambda looked: given[0] * looked.settled)
+    plain = mover.segmenter(*tiny, refiner="none")
+    expected = np.stack(list(plain(Video(frames)))) / 4
+    np.testing.assert_allclose(list(mover.refined(0.25, None)(Video(frames))), expected, atol=1e-6)
 
 
 def test_nothing_is_kept_of_frames_that_are_answered(small):

@@ -13,7 +13,7 @@ import safetensors
 from flax.traverse_util import flatten_dict
 
 from jaxvos import torch_import
-from jaxvos.checkpoints import METADATA, weights_of
+from jaxvos.checkpoints import METADATA, options_of, shipped, tuples, weights_of
 from jaxvos.layers import psp_resnet
 from jaxvos.layers.peepholes import fit_peepholes, is_peephole
 from jaxvos.system import System
@@ -52,6 +52,7 @@ SYSTEMS: dict[str, System] = {
     "lvo": lvo.SYSTEM,
     "matnet": matnet.SYSTEM,
     "mover": mover.SYSTEM,
+    "mover_refiner": mover.REFINER,
     "mpnet": mpnet.SYSTEM,
     "pdb_convlstm": pdb_convlstm.SYSTEM,
     "raft": raft.SYSTEM,
@@ -91,19 +92,14 @@ class Loaded(NamedTuple):
         """
         options = dict(options or {})
         fields = [name for name in options if name in self.system.model.__dataclass_fields__]
-        model = self.model.copy(**_tuples({name: options.pop(name) for name in fields}))
+        model = self.model.copy(**tuples({name: options.pop(name) for name in fields}))
         known = inspect.signature(self.system.segmenter).parameters
         for name in options:
             if name not in known:
                 names = ", ".join([*known][2:])
                 raise ValueError(f"{self.name} has no option {name!r}. Its protocol has: {names}.")
         protocol = json.loads(self.metadata.get("segmenter", "{}")) | options
-        return self.system.segmenter(model, self.variables, **_tuples(protocol))
-
-
-def shipped() -> Path:
-    """The weights that come with the library; weights/README.md beside them says what they are."""
-    return Path(__file__).parents[1] / "weights" / f"{SHIPPED}.safetensors"
+        return self.system.segmenter(model, self.variables, **tuples(protocol))
 
 
 def get(name: str) -> System:
@@ -128,10 +124,10 @@ def load(system: str | None = None, weights: str | Path | None = None) -> Loaded
             f"pass the file or the run's folder as weights=... (--weights). Those of {SHIPPED!r} "
             "alone come with the library."
         )
-    variables, metadata = weights_of(shipped() if weights is None else weights, system)
+    variables, metadata = weights_of(shipped(SHIPPED) if weights is None else weights, system)
     name = metadata["system"]
     record = get(name)
-    model = record.model(**_tuples(json.loads(metadata["options"])))
+    model = record.model(**options_of(metadata))
     origin = "the library's own" if weights is None else str(weights)
     return Loaded(name, record, model, variables, metadata, origin)
 
@@ -213,8 +209,3 @@ def _check_same_shapes(path: Path, found: Variables, expected: Variables) -> Non
             for k in differ
         ]
         raise ValueError(f"{path} does not fit the recipe's model:\n" + "\n".join(lines))
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples, and Flax modules must be hashable."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -5,8 +5,9 @@ towards two neighbours before it and two behind is sought after the camera's own
 taken out (`jaxvos.flow.aligned`), and shown to the network without a scale. A U-Net looks at every
 frame, and each place of its coarse maps at itself in the other frames of a clip, since what stands
 still for a moment is known by what it did before and does next. Scores are then carried along the
-motion, both ways in time (`jaxvos.along_motion`), and the frame's own colours sharpen the outlines
-(`jaxvos.colour_guided`).
+motion, both ways in time (`jaxvos.along_motion`), the frame's own colours sharpen the outlines
+(`jaxvos.colour_guided`), and a second network, `mover_refiner`, corrects what comes of it by the
+picture (`jaxvos.refiner`).
 
 What its users stumble on: it knows motion, not things. Whatever stands still is background, and so
 is what moves just as the scene does; water, smoke and a wake move by themselves and are taken for
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from operator import attrgetter
 
 import flax.linen as nn
 import jax
@@ -25,42 +27,21 @@ import numpy as np
 import optax
 
 from jaxvos.along_motion import Moment, carried
-from jaxvos.colour_guided import SHORTER, coloured, reduced
+from jaxvos.checkpoints import options_of, shipped, weights_of
+from jaxvos.colour_guided import SHORTER, Looked, coloured, reduced
 from jaxvos.flow.aligned import CHANNELS, STEPS, Search
 from jaxvos.flow.fields import Estimator, estimator
 from jaxvos.flow.neighbours import Seen, motions, moves, suited
 from jaxvos.inference import to_size
-from jaxvos.layers.cpu_conv import conv_general_dilated
-from jaxvos.layers.resize import bilinear
-from jaxvos.layers.resnet import BatchNorm
+from jaxvos.layers.folded_unet import Block, folded, unfolded, way_up
 from jaxvos.layers.time_attention import TimeAttention
+from jaxvos.refiner import Refiner, refiner_of, refining
+from jaxvos.refiner import loss as refiner_loss
 from jaxvos.system import Facts, System
 from jaxvos.typing import Batch, DType, Metrics, Segmenter, Variables, Video
 
 FAST_SHORTER = 160
 """Pixels of the shorter side of what GrabCut is shown if there is little time."""
-
-
-class Block(nn.Module):
-    """Convolution, BatchNorm, ReLU: [B, h, w, C] -> [B, h / stride, w / stride, features]."""
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    dtype: DType | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            self.stride,
-            padding=self.kernel // 2,
-            use_bias=False,
-            dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated,
-        )
-        return nn.relu(BatchNorm(use_running_average=not train, dtype=self.dtype)(conv(x)))
 
 
 class Mover(nn.Module):
@@ -93,8 +74,7 @@ class Mover(nn.Module):
                 f"Mover reads motion whose sides are multiples of {factor}, not {size}."
             )
         block = partial(Block, dtype=self.dtype)
-        # Convolutions of few channels on large maps are slow: 2 x 2 places are one from here on.
-        seen = _folded(motion.reshape(batch * count, *motion.shape[2:]))
+        seen = folded(motion.reshape(batch * count, *motion.shape[2:]))
         x = seen = block(self.widths[0], kernel=1, name="seen")(seen, train)
         maps = []
         for i, (width, heads) in enumerate(zip(self.widths, self.heads, strict=True)):
@@ -106,35 +86,17 @@ class Mover(nn.Module):
                 along = TimeAttention(heads, dtype=self.dtype, name=f"time{i}")(along)
                 x = along.reshape(x.shape)
             maps.append(x)
-        for i in range(len(self.widths) - 2, -1, -1):
-            up = bilinear(x, maps[i].shape[1:3])
-            x = jnp.concatenate([maps[i], up], axis=-1)
-            x = block(self.widths[i], kernel=1, name=f"join{i}")(x, train)
-            x = block(self.widths[i], name=f"up{i}")(x, train)
+        x = way_up(maps, block, train)
         x = block(4 * self.fine, kernel=1, name="mix")(jnp.concatenate([x, seen], axis=-1), train)
         x = block(4 * self.fine, name="fine")(x, train)
         logits = nn.Conv(4, (1, 1), dtype=self.dtype, name="classifier")(x)
-        logits = _unfolded(logits.astype(jnp.float32))
+        logits = unfolded(logits.astype(jnp.float32))
         return {"moving": logits.reshape(batch, count, *size, 1)}
 
 
-def _folded(x: jax.Array) -> jax.Array:
-    """[B, h, w, C] -> [B, h/2, w/2, 4 C]: each place holds 2 x 2."""
-    batch, height, width, count = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, count).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // 2, width // 2, 4 * count)
-
-
-def _unfolded(x: jax.Array) -> jax.Array:
-    """[B, h, w, 4] -> [B, 2 h, 2 w, 1]: the other way round."""
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, 2, 2).transpose(0, 1, 3, 2, 4)
-    return x.reshape(batch, 2 * height, 2 * width, 1)
-
-
-def prepare(motion: jax.Array) -> jax.Array:
-    """Motion in float32; it is made without a scale on the host."""
-    return motion.astype(jnp.float32)
+def prepare(given: jax.Array) -> jax.Array:
+    """In float32 what was made ready on the host."""
+    return given.astype(jnp.float32)
 
 
 def loss(outputs: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -167,6 +129,7 @@ def segmenter(
     colours: bool = True,
     fast: bool = False,
     flow: str = "dis",
+    refiner: str | Callable[[Looked], np.ndarray] | None = "shipped",
 ) -> Segmenter:
     """Says of each frame what moves by itself.
 
@@ -179,35 +142,84 @@ def segmenter(
         carry: Carry scores from frame to frame along the motion.
         colours: Sharpen the scores by the frame's colours; False leaves motion alone, which is then
             looked at twice where neighbours do not suit its speed.
-        fast: Look at the next neighbours alone, and at colours coarsely: 0.6 of the time.
+        fast: Look at the next neighbours alone, and at colours coarsely, and refine nothing: 0.6
+            of the time.
         flow: Who looks for motion once the camera's has been taken out: "dis", which the shipped
             weights have learned with, or an estimator as `--flow` names it, "raft:WEIGHTS".
+        refiner: Who corrects what colours make of the scores: "shipped", the library's own
+            `jaxvos.refiner`; the weights or the run of another, or what `refiner.refining` makes;
+            or "none". Nobody if `fast` or without `colours`.
     """
     if margin is None:
         margin = 1 if fast else 2
     if clip <= 2 * margin:
         raise ValueError(f"clip={clip} leaves no frame between margins of {margin}.")
-    decide = partial(_moving, model, variables)
     along = carried if carry else iter
     search = None if flow == "dis" else _between(estimator(flow))
+    look = partial(moments, model, variables, clip=clip, margin=margin, fast=fast, search=search)
+    finish = attrgetter("settled")
+    if fast or not colours:
+        if refiner not in ("shipped", "none", None):
+            raise ValueError(
+                f"refiner={refiner} corrects what colours make of the scores when there is time: "
+                "leave it away, or fast and colours=False."
+            )
+    elif callable(refiner):
+        finish = refiner
+    elif refiner not in ("none", None):
+        finish = refining(*refiner_of(None if refiner == "shipped" else refiner))
 
     def segment(video: Video) -> Iterator[np.ndarray]:
-        length, size = len(video.frames), video.frames[0].shape[:2]
+        size = video.frames[0].shape[:2]
         pictures: deque[np.ndarray] = deque()  # small ones, of frames without an answer so far
-        seen = motions(
-            video.frames, fast=fast, search=search, read=lambda f: pictures.append(reduced(f))
-        )
-        clips = _clips(seen, length, clip, margin)
-        found = along(_moments(decide, clips, clip, again=not (fast or colours)))
-        if colours:
-            shorter = FAST_SHORTER if fast else SHORTER
-            yield from coloured(found, pictures, size, along=along, shorter=shorter)
+        found = along(look(video.frames, pictures, again=not (fast or colours)))
+        if not colours:
+            for moment in along(found):  # once more, as the colours' answers are
+                pictures.popleft()
+                yield to_size(moment.scores, size)
             return
-        for moment in along(found):  # once more, as the colours' answers are
-            pictures.popleft()
-            yield to_size(moment.scores, size)
+        whole = lambda looked: to_size(finish(looked), size)  # noqa: E731
+        shorter = FAST_SHORTER if fast else SHORTER
+        yield from coloured(found, pictures, whole, along=along, shorter=shorter)
 
     return segment
+
+
+def moments(
+    model: Mover,
+    variables: Variables,
+    frames: Sequence[np.ndarray],
+    pictures: deque[np.ndarray],
+    *,
+    clip: int = 10,
+    margin: int = 2,
+    fast: bool = False,
+    search: Search | None = None,
+    again: bool = False,
+) -> Iterator[Moment]:
+    """What the network says of each frame, and its flow; see `segmenter`.
+
+    Args:
+        model, variables, clip, margin, fast: As there.
+        frames: Of the whole video.
+        pictures: Gets the small picture (`colour_guided.reduced`) of each frame before its answer.
+        search: Looks for motion in the place of DIS.
+        again: Look a second time where the neighbours do not suit the speed of what was found.
+    """
+    seen = motions(frames, fast=fast, search=search, read=lambda f: pictures.append(reduced(f)))
+    decide = partial(_moving, model, variables)
+    return _moments(decide, _clips(seen, len(frames), clip, margin), clip, again)
+
+
+def refined(model: Refiner, variables: Variables) -> Segmenter:
+    """The library's own Mover, its scores corrected by this network."""
+    return segmenter(*of_the_library(), refiner=refining(model, variables))
+
+
+def of_the_library() -> tuple[Mover, Variables]:
+    """The network and the weights that come with the library."""
+    known, metadata = weights_of(shipped("mover"), "mover")
+    return Mover(**options_of(metadata)), known
 
 
 def _between(estimate: Estimator) -> Search:
@@ -288,8 +300,27 @@ SYSTEM = System(
     facts=Facts(
         needs="frames",
         trained="made-up video alone",
-        reported="68.5 / 68.2 on ten of its twenty videos",
+        reported="69.2 / 69.9 on ten of its twenty videos",
         error="ours",
     ),
     shapes=lambda model: {"motion": (1, 1, *(2 * [2 ** len(model.widths)]), len(STEPS) * CHANNELS)},
+)
+
+REFINER = System(
+    title="Mover's refiner (this library): its scores corrected by the picture",
+    model=Refiner,
+    inputs={"colours": prepare, "scores": prepare},
+    loss=refiner_loss,
+    segmenter=refined,
+    names=(),
+    backbone="",
+    facts=Facts(
+        needs="frames",
+        trained="made-up video alone",
+        reported="part of Mover",
+        error="ours",
+    ),
+    shapes=lambda model: dict.fromkeys(
+        ("colours", "scores"), (1, *(2 * [2 ** len(model.widths)]), 3)
+    ),
 )

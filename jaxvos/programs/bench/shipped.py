@@ -21,6 +21,7 @@ from jaxvos.typing import Video
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "everything": {},
+    "without the refiner": {"refiner": "none"},
     "--fast": {"fast": True},
     "motion alone": {"colours": False},
 }
