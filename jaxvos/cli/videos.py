@@ -49,9 +49,7 @@ def segment(
     flow: Flow = None,
     fast: Annotated[
         bool,
-        typer.Option(
-            "--fast", help="With the library's own weights: in little over half the time."
-        ),
+        typer.Option("--fast", help="With the library's own weights: in half the time."),
     ] = False,
     formats: Annotated[
         str, typer.Option("--format", help="Masks as png, rle, coco, mp4; several with commas.")

@@ -142,7 +142,7 @@ def segmenter(
         carry: Carry scores from frame to frame along the motion.
         colours: Sharpen the scores by the frame's colours; False leaves motion alone, which is then
             looked at twice where neighbours do not suit its speed.
-        fast: Look at the next neighbours alone, and at colours coarsely, and refine nothing: 0.6
+        fast: Look at the next neighbours alone, and at colours coarsely, and refine nothing: half
             of the time.
         flow: Who looks for motion once the camera's has been taken out: "dis", which the shipped
             weights have learned with, or an estimator as `--flow` names it, "raft:WEIGHTS".
