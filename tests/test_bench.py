@@ -269,7 +269,8 @@ def test_the_weights_that_come_along_are_timed_in_each_way_per_frame(monkeypatch
     monkeypatch.setattr(shipped, "load", Loaded)
     monkeypatch.setattr(shipped, "seconds_in_turn", in_turn)  # "three seconds": frames answered
     taken = shipped._seconds(list(shipped.WAYS), (16, 24), 3, 2)
-    assert seen == [({}, 3), ({"fast": True}, 3), ({"colours": False}, 3)]
+    ways = {}, {"refiner": "none"}, {"fast": True}, {"colours": False}
+    assert seen == [(way, 3) for way in ways]
     assert taken == {key: [1.0, 1.0] for key in shipped.WAYS}
 
 

@@ -180,7 +180,10 @@ def test_eye_movements_come_with_the_frames_and_masks_only_if_there_are_any():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sample": "film"}, "data.sample is 'film'; there are 'pair', 'clip' and 'motion'"),
+        (
+            {"sample": "film"},
+            "data.sample is 'film'; there are 'pair', 'clip', 'motion' and 'refinement'",
+        ),
         ({"order": "backwards"}, f"There are: {', '.join(ORDERS)}"),
         ({"frames": 0}, "data.frames is 0"),
         ({"gap": 0}, "data.gap is 0"),
