@@ -25,11 +25,18 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference data beside the checkout; without it a test is skipped."""
-    if not SHARED.is_dir():
-        pytest.skip("no ../shared beside the checkout (reference data of the developers' machines)")
+def shared_data() -> Path:
+    """The folder of reference data beside the checkout, for the tests that are marked with it."""
+    assert SHARED.is_dir(), "no ../shared beside the checkout: only developers' machines have it"
     return SHARED
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest picks by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that read reference data: a group of their own, which needs it."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("reference")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

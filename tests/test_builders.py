@@ -209,8 +209,10 @@ def test_a_complete_saliency_data_set_has_both_of_its_splits(tmp_path, monkeypat
     ]
 
 
-def test_the_official_counts_are_those_of_the_metadata(shared):
-    metadata = json.loads((shared / "data" / "davis_meta.json").read_text())["sequences"].values()
+def test_the_official_counts_are_those_of_the_metadata(shared_data):
+    metadata = json.loads((shared_data / "data" / "davis_meta.json").read_text())[
+        "sequences"
+    ].values()
     for year, key in (("2016", "davis16_set"), ("2017", "set2017")):
         for split, (sequences, frames) in davis.COUNTS[year].items():
             counts = [video["num_frames"] for video in metadata if video.get(key) == split]
@@ -273,8 +275,8 @@ def test_nothing_of_this_needs_tensorflow(download, tmp_path):
     assert done.stdout.endswith("(16, 24, 3) False False\n")
 
 
-def test_a_real_folder_is_prepared(shared, tmp_path):
-    root = shared / "data" / "davis16_tiny"
+def test_a_real_folder_is_prepared(shared_data, tmp_path):
+    root = shared_data / "data" / "davis16_tiny"
     prepared("davis/2016", root, tmp_path, partial=True)
     ours = sources.videos("davis/2016", split="val", data_dir=tmp_path / "tfds")
     theirs = sources.videos(f"{root}:split=val")

@@ -235,8 +235,8 @@ def learned(model, pictures, masks, steps):
 
 
 @pytest.mark.slow
-def test_masks_in_bfloat16_are_those_in_float32_on_real_frames(shared):
-    (files,) = list_sequences(shared / "data/davis16_tiny", names=["blackswan"])
+def test_masks_in_bfloat16_are_those_in_float32_on_real_frames(shared_data):
+    (files,) = list_sequences(shared_data / "data/davis16_tiny", names=["blackswan"])
     video = open_video(files.frames)
     size = (65, 113)
     truths = [read_labels(path) != 0 for path in files.masks]

@@ -18,8 +18,8 @@ QUICK = crf.Settings(2, 3, 6, 20, 4, iterations=3)
 
 
 @pytest.fixture(scope="module")
-def case(shared):
-    return np.load(shared / "crf/case.npz")
+def case(shared_data):
+    return np.load(shared_data / "crf/case.npz")
 
 
 def made_up(seed, size=(20, 29), objects=None):
@@ -167,8 +167,8 @@ def test_mean_field_of_ags_stops_when_the_divergence_hardly_changes(case):
 
 
 @pytest.mark.slow
-def test_the_exact_sums_are_the_reference_ones(case, shared):
-    expected = np.load(shared / "crf/case_exact.npz")
+def test_the_exact_sums_are_the_reference_ones(case, shared_data):
+    expected = np.load(shared_data / "crf/case_exact.npz")
     frame, scores = case["small_rgb"], case["small_p_u8"] / 255
     for kind, term in zip(("gauss", "bilat"), crf._exact_terms(frame, REFERENCE["A"]), strict=True):
         ones = np.asarray(term.norm, float).reshape(scores.shape) ** -2

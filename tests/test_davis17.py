@@ -60,8 +60,8 @@ def check_unsupervised(J, F, expected, name):
 
 
 @pytest.mark.parametrize(("folder", "sequences"), [("davis17_unsup", 6), ("davis17_unsup_sav", 1)])
-def test_real_proposals_score_as_in_the_original_evaluator(shared, folder, sequences):
-    root = shared / "metrics" / folder
+def test_real_proposals_score_as_in_the_original_evaluator(shared_data, folder, sequences):
+    root = shared_data / "metrics" / folder
     reference = json.loads((root / "result.json").read_text())
     objects = {"J": [], "F": []}
     for name, expected in reference["sequences"].items():
@@ -80,9 +80,9 @@ def test_real_proposals_score_as_in_the_original_evaluator(shared, folder, seque
     assert len(reference["sequences"]) == sequences
 
 
-def test_adversarial_label_maps_score_as_in_the_original_evaluator(shared):
-    cases = json.loads((shared / "metrics/adversarial.json").read_text())["multi_object"]
-    packed = np.load(shared / "metrics/adversarial.npz")
+def test_adversarial_label_maps_score_as_in_the_original_evaluator(shared_data):
+    cases = json.loads((shared_data / "metrics/adversarial.json").read_text())["multi_object"]
+    packed = np.load(shared_data / "metrics/adversarial.npz")
     semi = 0
     for name, case in cases.items():
         predictions, truths = (packed[f"multi_{name}__{kind}"].copy() for kind in ("pred", "gt"))

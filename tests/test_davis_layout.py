@@ -29,8 +29,8 @@ def names(sequences):
     return [files.name for files in sequences]
 
 
-def test_real_davis_is_found_through_either_kind_of_list(shared):
-    root = shared / "data/davis16_dev"
+def test_real_davis_is_found_through_either_kind_of_list(shared_data):
+    root = shared_data / "data/davis16_dev"
     by_names = list_sequences(root)
     assert by_names == list_sequences(root, year="none, so the list of pairs")
     assert len(by_names) == 10 and sum(len(files.frames) for files in by_names) == 594

@@ -57,11 +57,11 @@ def rows(path):
 
 
 @pytest.mark.parametrize("method", ["osvos", "rvos"])
-def test_real_predictions_score_as_in_the_original_evaluator(shared, tmp_path, method):
-    reference = json.loads((shared / f"metrics/davis16_{method}.json").read_text())
+def test_real_predictions_score_as_in_the_original_evaluator(shared_data, tmp_path, method):
+    reference = json.loads((shared_data / f"metrics/davis16_{method}.json").read_text())
     summary = evaluate(
-        shared / "data/davis16_dev",
-        predictions=shared / "metrics/predictions" / method,
+        shared_data / "data/davis16_dev",
+        predictions=shared_data / "metrics/predictions" / method,
         out=tmp_path,
         workers=2,
         progress=False,

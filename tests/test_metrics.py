@@ -38,14 +38,16 @@ def noise(rng, size, cell, share):
 
 
 @pytest.mark.parametrize("method", ["osvos", "rvos"])
-def test_every_real_frame_scores_as_in_the_original_evaluator(shared, method):
-    reference = json.loads((shared / f"metrics/davis16_{method}.json").read_text())["sequences"]
+def test_every_real_frame_scores_as_in_the_original_evaluator(shared_data, method):
+    reference = json.loads((shared_data / f"metrics/davis16_{method}.json").read_text())[
+        "sequences"
+    ]
     compared = 0
     for name, expected in reference.items():
-        frames = sorted((shared / "metrics/predictions" / method / name).glob("*.png"))
+        frames = sorted((shared_data / "metrics/predictions" / method / name).glob("*.png"))
         assert len(frames) == expected["n_frames"]
         for t, frame in enumerate(frames):
-            truth = shared / "data/davis16_dev/Annotations/480p" / name / frame.name
+            truth = shared_data / "data/davis16_dev/Annotations/480p" / name / frame.name
             masks = read_labels(frame), read_labels(truth)
             assert abs(region_similarity(*masks) - expected["J_all_frames"][t]) < EXACT, frame
             assert abs(boundary_measure(*masks) - expected["F_all_frames"][t]) < EXACT, frame
@@ -53,9 +55,9 @@ def test_every_real_frame_scores_as_in_the_original_evaluator(shared, method):
     assert compared == 594
 
 
-def test_adversarial_masks_score_as_in_the_original_evaluator(shared):
-    cases = json.loads((shared / "metrics/adversarial.json").read_text())["cases"]
-    packed = np.load(shared / "metrics/adversarial.npz")
+def test_adversarial_masks_score_as_in_the_original_evaluator(shared_data):
+    cases = json.loads((shared_data / "metrics/adversarial.json").read_text())["cases"]
+    packed = np.load(shared_data / "metrics/adversarial.npz")
 
     def mask(name, kind, shape):
         bits = np.unpackbits(packed[f"{name}__{kind}"], count=shape[0] * shape[1])
@@ -76,8 +78,8 @@ def test_adversarial_masks_score_as_in_the_original_evaluator(shared):
     assert len(cases) == 80
 
 
-def test_statistics_are_those_of_the_original_evaluator(shared):
-    vectors = json.loads((shared / "metrics/adversarial.json").read_text())["statistics"]
+def test_statistics_are_those_of_the_original_evaluator(shared_data):
+    vectors = json.loads((shared_data / "metrics/adversarial.json").read_text())["statistics"]
     short = {name: each for name, each in vectors.items() if len(each["values"]) <= 256}
     for name, expected in vectors.items():
         values = [np.nan if value is None else value for value in expected["values"]]
@@ -89,8 +91,8 @@ def test_statistics_are_those_of_the_original_evaluator(shared):
     assert len(short) == 23 and len(vectors) == 28
 
 
-def test_statistics_of_published_frames_are_the_published_ones(shared):
-    published = json.loads((shared / "metrics/published_rgmp_davis16.json").read_text())
+def test_statistics_of_published_frames_are_the_published_ones(shared_data):
+    published = json.loads((shared_data / "metrics/published_rgmp_davis16.json").read_text())
     for name, sequence in published["sequences"].items():
         for measure in "JF":
             expected = sequence[measure]

@@ -378,8 +378,8 @@ def test_separate_objects_of_made_up_clips_are_found_throughout():
     assert len(scores) == 8 and np.mean(scores) >= 0.9
 
 
-def test_a_real_animal_is_one_object(shared):
-    root = shared / "data/davis16_dev"
+def test_a_real_animal_is_one_object(shared_data):
+    root = shared_data / "data/davis16_dev"
     video = open_video(root / "JPEGImages/480p/blackswan")
     files = sorted((root / "Annotations/480p/blackswan").glob("*.png"))[:4]
     masks = [read_labels(file) for file in files]

@@ -195,13 +195,13 @@ def test_without_an_object_in_the_first_annotation_there_is_nothing_to_score(tmp
         scored(tmp_path, "davis17-unsup")
 
 
-def test_real_proposals_score_as_in_the_original_evaluator(shared, tmp_path):
-    given = shared / "metrics/davis17_unsup"
+def test_real_proposals_score_as_in_the_original_evaluator(shared_data, tmp_path):
+    given = shared_data / "metrics/davis17_unsup"
     reference = json.loads((given / "result.json").read_text())["global_result"]
     for mask in (given / "gt").rglob("*.png"):
         name, frame = mask.parent.name, f"{mask.stem}.jpg"
         for kind, source in (
-            ("JPEGImages", shared / "data/davis16_dev/JPEGImages/480p" / name / frame),
+            ("JPEGImages", shared_data / "data/davis16_dev/JPEGImages/480p" / name / frame),
             ("Annotations_unsupervised", mask),
         ):
             (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,11 @@ def soft_map(rng, mask, low=0, high=255):
     return (low + noise + mask * ((high - low) // 2)).astype(np.uint8)
 
 
-def reference(shared, normalize):
+def reference(shared_data, normalize):
     """For each map its name, the map, the mask and the original's numbers; and their averages."""
     kind = "normalized_minmax" if normalize else "not_normalized"
-    expected = json.loads((shared / "metrics/saliency.json").read_text())
-    packed = np.load(shared / "metrics/saliency.npz")
+    expected = json.loads((shared_data / "metrics/saliency.json").read_text())
+    packed = np.load(shared_data / "metrics/saliency.npz")
     height, width = expected["shape"]
     maps = []
     for name, numbers in expected[kind]["per_image"].items():
@@ -38,8 +38,8 @@ def reference(shared, normalize):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_every_map_scores_as_in_the_original_evaluator(shared, normalize):
-    maps, _ = reference(shared, normalize)
+def test_every_map_scores_as_in_the_original_evaluator(shared_data, normalize):
+    maps, _ = reference(shared_data, normalize)
     for name, picture, mask, expected in maps:
         measured = score_map(picture, mask, normalize)
         assert abs(measured.mae - expected["MAE"]) < EXACT, name
@@ -57,8 +57,8 @@ def test_every_map_scores_as_in_the_original_evaluator(shared, normalize):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_averages_over_maps_are_those_of_the_original_evaluator(shared, normalize):
-    maps, expected = reference(shared, normalize)
+def test_averages_over_maps_are_those_of_the_original_evaluator(shared_data, normalize):
+    maps, expected = reference(shared_data, normalize)
     measured = summarise_maps([score_map(picture, mask, normalize) for _, picture, mask, _ in maps])
     names = {
         "MAE": "MAE",

@@ -418,8 +418,8 @@ def test_pictures_are_not_turned_upright_because_their_masks_are_not(tmp_path):
     assert encoded.decode_picture(data, "turned.jpg").shape == (20, 30, 3)
 
 
-def test_real_frames_of_davis_are_read_as_pillow_reads_them(shared):
-    root = shared / "data" / "davis16_tiny"
+def test_real_frames_of_davis_are_read_as_pillow_reads_them(shared_data):
+    root = shared_data / "data" / "davis16_tiny"
     found = sources.videos(f"{root}:split=val")
     assert found.lengths == (12, 12, 12)
     frame = root / "JPEGImages" / "480p" / found[0].name / "00004.jpg"
@@ -429,7 +429,7 @@ def test_real_frames_of_davis_are_read_as_pillow_reads_them(shared):
     assert np.unique(found[0].masks[4]).tolist() == [0, 255]
 
 
-def test_real_masks_of_davis_2017_keep_objects_and_void(shared):
-    found = sources.videos(f"{shared / 'data' / 'davis17_mini'}:year=2017")
+def test_real_masks_of_davis_2017_keep_objects_and_void(shared_data):
+    found = sources.videos(f"{shared_data / 'data' / 'davis17_mini'}:year=2017")
     tennis = {video.name: video for video in found}["tennis"]
     assert np.unique(tennis.masks[0]).tolist() == [0, 1, 2, 255]

@@ -39,9 +39,9 @@ def defined_path(costs):
 
 
 @pytest.fixture
-def cases(shared):
-    described = json.loads((shared / "metrics/tstab_cases.json").read_text())["cases"]
-    arrays = np.load(shared / "metrics/tstab_cases.npz")
+def cases(shared_data):
+    described = json.loads((shared_data / "metrics/tstab_cases.json").read_text())["cases"]
+    arrays = np.load(shared_data / "metrics/tstab_cases.npz")
 
     def mask(name, frame, shape):
         bits = np.unpackbits(arrays[f"{name}__{frame}"], count=shape[0] * shape[1])
@@ -90,10 +90,12 @@ def test_outlines_costs_and_paths_are_those_of_the_original_evaluator(cases):
         ("drift-chicane", "gt", 29),  # and several times
     ],
 )
-def test_real_masks_score_as_in_the_original_evaluator(shared, sequence, method, first):
-    record = json.loads((shared / "metrics/tstab_real.json").read_text())["sequences"][sequence]
-    annotations = shared / "data/davis16_dev/Annotations/480p"
-    folder = annotations if method == "gt" else shared / "metrics/predictions" / method
+def test_real_masks_score_as_in_the_original_evaluator(shared_data, sequence, method, first):
+    record = json.loads((shared_data / "metrics/tstab_real.json").read_text())["sequences"][
+        sequence
+    ]
+    annotations = shared_data / "data/davis16_dev/Annotations/480p"
+    folder = annotations if method == "gt" else shared_data / "metrics/predictions" / method
     frames = sorted((folder / sequence).glob("*.png"))
     start = record["frame_pairs"].index([first, first + 1])
     expected = record[method]["T"][start : start + PAIRS]
