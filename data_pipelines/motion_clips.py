@@ -7,30 +7,23 @@ It goes on where it was stopped.
 """
 
 import argparse
-import hashlib
-import multiprocessing
 import os
-import re
-from bisect import bisect
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from rich.progress import track
 
-from data_pipelines import sources
+from data_pipelines import kept_videos
 from data_pipelines.augment import squash
 from data_pipelines.clips import consecutive
+from data_pipelines.kept_videos import Kept, kept, save
 from data_pipelines.records import reading, replacing_corrupt
-from data_pipelines.specs import parts_of
 from data_pipelines.video_records import VideoRecord
 from jaxvos.flow.aligned import STEPS, Aligned, aligned, channels, neighbour
-from jaxvos.whole_file import whole_file
 
 UNITS = 64
 """Motion is stored in this part of a pixel, as integers."""
@@ -96,50 +89,14 @@ def cached(videos: Sequence[VideoRecord], number: int, size: tuple[int, int], pa
 
 def _write(path: Path, video: Moving) -> None:
     """Puts a video at `path`, whole or not at all."""
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            pictures=np.concatenate(video.pictures),
-            lengths=np.array([len(each) for each in video.pictures]),
-            masks=np.packbits(video.masks, axis=-1),
-            residual=video.residual,
-            homography=video.homography,
-        )
-
-
-def folder_of(cache: str | Path, videos: str, size: tuple[int, int]) -> Path:
-    """Where videos of a source and a working size are kept, by the source's text; made if need be.
-
-    How many made-up clips there are does not count: each is the same in a larger number.
-    """
-    text = f"{re.sub(r'clips=[0-9]+,?', '', videos)} {size[0]} {size[1]}"
-    folder = Path(cache).expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-class Kept(NamedTuple):
-    """Where the motion of videos is kept: a folder for each source, however they are joined.
-
-    Attributes:
-        folders: Of each source.
-        ends: The number, among all videos, of the one after each source's last.
-    """
-
-    folders: tuple[Path, ...]
-    ends: tuple[int, ...]
-
-    def path(self, number: int) -> Path:
-        """The file of a video."""
-        part = bisect(self.ends, number)
-        return self.folders[part] / f"{number - (0, *self.ends)[part]:06d}.npz"
-
-
-def kept(cache: str | Path, videos: str, size: tuple[int, int]) -> Kept:
-    """Where the motion of the videos that the text names is kept, below the folder `cache`."""
-    parts = parts_of(videos)
-    lengths = [len(sources.videos(part)) for part in parts]
-    return Kept(tuple(folder_of(cache, part, size) for part in parts), tuple(accumulate(lengths)))
+    save(
+        path,
+        pictures=np.concatenate(video.pictures),
+        lengths=np.array([len(each) for each in video.pictures]),
+        masks=np.packbits(video.masks, axis=-1),
+        residual=video.residual,
+        homography=video.homography,
+    )
 
 
 @dataclass(frozen=True)
@@ -206,18 +163,14 @@ def shares(mask: np.ndarray) -> np.ndarray:
 def fill(videos: str, cache: str | Path, size: tuple[int, int], jobs: int) -> Kept:
     """Computes every video that the cache does not hold yet; returns where all of them are."""
     places = kept(cache, videos, size)
-    missing = [n for n in range(places.ends[-1]) if not places.path(n).exists()]
-    # Not forked: OpenCV's threads, and JAX's, do not live on in a copy, which then waits for them.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = [pool.submit(_fill_one, videos, n, tuple(size), places.path(n)) for n in missing]
-        for done in track(as_completed(work), "motion", total=len(work)):
-            done.result()
+    kept_videos.fill(partial(_make, tuple(size)), videos, places, title="motion", jobs=jobs)
     return places
 
 
-def _fill_one(videos: str, number: int, size: tuple[int, int], path: Path) -> None:
+def _make(size: tuple[int, int], video: VideoRecord, number: int, path: Path) -> None:
+    del number
     cv2.setNumThreads(1)
-    cached(sources.videos(videos), number, size, path)
+    _write(path, moving(video, size))
 
 
 def main() -> None:

@@ -9,29 +9,24 @@ real ones.
 """
 
 import argparse
-import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from rich.progress import track
 
-from data_pipelines import sources
-from data_pipelines.motion_clips import Kept, kept
+from data_pipelines import kept_videos
+from data_pipelines.kept_videos import Kept, kept, save
 from data_pipelines.records import reading, replacing_corrupt
-from data_pipelines.specs import parts_of
 from data_pipelines.video_records import VideoRecord
 from jaxvos.along_motion import Moment, carried
 from jaxvos.colour_guided import SHORTER, Looked, coloured
 from jaxvos.refiner import colours_of
 from jaxvos.systems.mover import moments, of_the_library
-from jaxvos.whole_file import whole_file
 
 SPOILT = 0.6
 """The share of videos whose scores are made worse."""
@@ -198,33 +193,12 @@ def read(path: Path) -> Pictures:
 def fill(videos: str, cache: str | Path, jobs: int = 0) -> Kept:
     """Computes what is not kept yet, in so many processes, or none; returns where all of it is."""
     places = places_of(videos, cache)
-    spans = zip(parts_of(videos), (0, *places.ends), places.ends, strict=False)
-    work = [
-        (part, number - start, places.path(number))
-        for part, start, end in spans
-        for number in range(start, end)
-        if not places.path(number).exists()
-    ]
-    for _ in track(_done(_fill_one, work, jobs), "scores", total=len(work), disable=not work):
-        pass
+    kept_videos.fill(_make, videos, places, title="scores", jobs=jobs)
     return places
 
 
-def _done(function: Callable[..., None], work: Sequence[tuple], jobs: int) -> Iterator[None]:
-    """Yields as each piece of work is done."""
-    if not jobs:
-        yield from (function(*piece) for piece in work)
-        return
-    # Not forked: OpenCV's threads, and JAX's, do not live on in a copy, which then waits for them.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(function, *piece) for piece in work]):
-            yield done.result()
-
-
-def _fill_one(videos: str, number: int, path: Path) -> None:
-    made = looked_at(sources.videos(videos)[number], number)
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **made._asdict())
+def _make(video: VideoRecord, number: int, path: Path) -> None:
+    save(path, **looked_at(video, number)._asdict())
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from absl import flags
 from data_pipelines import sources
 from data_pipelines.augment import AUGMENTATIONS
 from data_pipelines.clips import ORDERS, ImageClips, VideoClips
-from data_pipelines.motion_clips import MotionClips, kept
+from data_pipelines.kept_videos import kept
+from data_pipelines.motion_clips import MotionClips
 from data_pipelines.records import ImageSamples, VideoPairs, listed
 from data_pipelines.refinement import RefinementSamples, fill
 from data_pipelines.video_records import ImageRecord, VideoRecord

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import motion_clips, sources
+from data_pipelines.kept_videos import folder_of, kept
 from data_pipelines.motion_clips import (
     MotionClips,
     cached,
-    folder_of,
-    kept,
     mirrored,
     moving,
     shares,

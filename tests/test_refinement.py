@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from data_pipelines import refinement, sources
+from data_pipelines import kept_videos, refinement, sources
 from data_pipelines.refinement import (
     Pictures,
     RefinementSamples,
@@ -128,7 +128,7 @@ def test_what_is_kept_is_made_once_and_whole(kept, tmp_path, monkeypatch):
 
 def test_processes_share_the_work(tmp_path):
     places = [(str(tmp_path / name),) for name in "abc"]
-    assert len(list(refinement._done(os.mkdir, places, jobs=2))) == 3
+    assert len(list(kept_videos._done(os.mkdir, places, jobs=2))) == 3
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 

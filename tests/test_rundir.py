@@ -246,7 +246,6 @@ def events(path):
 
 
 def test_tensorboard_gets_the_same_numbers_and_forgets_lost_steps(tmp_path):
-    pytest.importorskip("tensorboardX")
     with RunDir(tmp_path, speck()) as run:
         save_all(run, {1: None, 2: 0.5})
     (path,) = (tmp_path / "tensorboard").iterdir()

@@ -208,7 +208,7 @@ def moments(
     """
     seen = motions(frames, fast=fast, search=search, read=lambda f: pictures.append(reduced(f)))
     decide = partial(_moving, model, variables)
-    return _moments(decide, _clips(seen, len(frames), clip, margin), clip, again)
+    return _decided(decide, _clips(seen, len(frames), clip, margin), clip, again)
 
 
 def refined(model: Refiner, variables: Variables) -> Segmenter:
@@ -244,7 +244,7 @@ def _clips(
         window, start = window[step:], start + step
 
 
-def _moments(
+def _decided(
     decide: Callable[[np.ndarray], jax.Array],
     clips: Iterator[tuple[list[Seen], range]],
     clip: int,

@@ -1,7 +1,7 @@
 """SegFlow at full depth answers as the released network does, on the case's odd sizes too.
 
-Gradients are computed in float64: what a maximum or a ReLU decides by float32's rounding differs
-from one kind of CPU to another.
+Gradients are computed in float64: in float32 some of their numbers differ from machine to machine
+by more than the tolerance.
 """
 
 import jax
