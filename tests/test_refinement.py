@@ -109,9 +109,10 @@ def test_what_is_kept_is_made_once_and_whole(kept, tmp_path, monkeypatch):
     paths = [kept.path(n) for n in range(3)]
     assert all(path.exists() for path in paths) and len({p.parent for p in paths}) == 2
     root = paths[0].parents[2]
-    made = looked_at(sources.videos(SPEC)[2], 0)  # the first of its part
-    for own, again in zip(read(paths[2]), made, strict=True):
-        np.testing.assert_array_equal(own, again)
+    for path, (video, number) in zip(paths[1:], ((1, 1), (2, 0)), strict=True):  # in its part
+        made = looked_at(sources.videos(SPEC)[video], number)
+        for own, again in zip(read(path), made, strict=True):
+            np.testing.assert_array_equal(own, again)
     monkeypatch.setattr(refinement, "looked_at", lambda *_: pytest.fail("made again"))
     assert fill(SPEC, root) == kept == places_of(SPEC, root)
     monkeypatch.setattr(refinement, "looked_at", lambda *_: made)
