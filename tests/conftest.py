@@ -33,13 +33,9 @@ def shared_data() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest picks by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that read reference data: a group of their own, which needs it."""
+    """Marks the groups that are read off a test: what needs reference data, else full depth."""
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker("reference")
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves the full-depth networks out unless their folder or their mark is asked for."""
-    asked = "parity" in config.getoption("markexpr") or any("parity" in a for a in config.args)
-    return True if collection_path.name == "parity" and not asked else None
+        elif item.path.parent.name == "parity":
+            item.add_marker("parity")

@@ -16,8 +16,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = AGNN()
 SLOTS = ("target", "search_0", "search_1")
 

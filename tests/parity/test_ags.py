@@ -12,8 +12,6 @@ from jaxvos.torch_import import to_variables
 from . import cases
 from .clips import clip, oihw, stored, tchw, tnchw
 
-pytestmark = pytest.mark.parity
-
 
 def taps(params: dict, outputs: dict, inside: dict) -> dict[str, jax.Array]:
     """Every stored map, whole, in the published layout."""

@@ -5,8 +5,6 @@ import pytest
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 
 def test_weights_and_inputs_are_made_as_the_reference_makes_them():
     np.testing.assert_allclose(

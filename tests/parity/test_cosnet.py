@@ -12,8 +12,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = COSNet()
 GROUP = COSNet(group=True)
 

@@ -14,8 +14,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 
 def network(manifest: dict) -> DFNet:
     """The case's network; a small backbone stands before it and is not run."""

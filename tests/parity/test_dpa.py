@@ -18,8 +18,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODELS = {"dpa": DPA(), "dpa_pretrain": DPA(stage="pretrain")}
 CASES = [(name, folder) for name in MODELS for folder in cases.folders(name)]
 STREAMS = ("rgb", "flow")

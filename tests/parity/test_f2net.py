@@ -17,8 +17,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = f2net.F2Net()
 # The spec's history for `motion.*`.
 TRACK = motion_clue.Track(((40, 60), (46, 57), (55, 58), (61, 50), (70, 49), (76, 44), (85, 40)))

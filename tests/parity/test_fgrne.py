@@ -15,8 +15,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 # The case's ConvLSTMs are single tensors; ours are the modules that they belong to.
 OURS = {"wx": "x_conv.weight", "wh": "h_conv.weight", "b": "bias"}
 OURS |= {f"p{gate}": f"peephole_{gate}" for gate in "ifo"}

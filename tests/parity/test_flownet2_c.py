@@ -13,8 +13,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = FlowNet2C()
 
 

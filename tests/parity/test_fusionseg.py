@@ -19,8 +19,6 @@ from jaxvos.torch_import import to_variables
 from . import cases
 from .clips import oihw, stored
 
-pytestmark = pytest.mark.parity
-
 MODEL = FusionSeg()
 SUFFIX = {"appearance": "", "motion": "_motion"}
 HEAD = {"appearance": "fc1_binary_seg", "motion": "fc1_binary_seg_flow"}
@@ -128,5 +126,5 @@ def test_every_output_is_the_released_networks(folder):
     check(folder)
 
 
-def test_every_output_of_the_joint_stream_is_the_released_ones(shared):
-    check(shared / "parity" / "fusionseg")
+def test_every_output_of_the_joint_stream_is_the_released_ones(shared_data):
+    check(shared_data / "parity" / "fusionseg")

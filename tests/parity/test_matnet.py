@@ -14,8 +14,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = MATNet()
 
 

@@ -17,8 +17,6 @@ from jaxvos.torch_import import to_variables
 from . import cases
 from .clips import oihw, stored
 
-pytestmark = pytest.mark.parity
-
 DAVIS = float(np.hypot(854, 480))  # whatever the case's own size
 LEVELS = ("s1", "s2", "s3", "s4", "s5", "up1", "up2", "up3", "up4")
 

@@ -11,8 +11,6 @@ from jaxvos.layers.recurrent import ConvGRU, ConvGRUCell, ConvLSTM, bidirectiona
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 
 def kernel(weight: np.ndarray) -> np.ndarray:
     return np.transpose(weight, (2, 3, 1, 0))

@@ -16,8 +16,6 @@ from jaxvos.torch_import import to_variables
 from . import cases
 from .clips import stored
 
-pytestmark = pytest.mark.parity
-
 MODEL = segflow.SegFlow()
 
 

@@ -19,8 +19,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODELS = {"tmo": TMO(), "tmo_mitb1": TMO(encoder="mit", depths=(2, 2, 2, 2))}
 CASES = [(name, folder) for name in MODELS for folder in cases.folders(name)]
 STRIDES = {"s4": (32, 8), "s8": (64, 4), "s16": (128, 2), "s32": (256, 1)}

@@ -13,8 +13,6 @@ from jaxvos.torch_import import to_variables
 
 from . import cases
 
-pytestmark = pytest.mark.parity
-
 MODEL = vsod_fcn.VSODFCN()
 # Stored with the outputs, though they are inputs.
 STORED_INPUTS = ("gt", "rgb8", "post_pred", "still_mask")
