@@ -97,6 +97,23 @@ class World:
     shutter: float = 0.8
 
 
+SHARES = (
+    "articulated",
+    "rippling",
+    "occlusion",
+    "in_front",
+    "follow",
+    "water",
+    "shadow",
+    "cast",
+    "planted",
+    "lakes",
+    "trail",
+    "camouflage",
+)
+"""What of a World says how often something is there, or how many of the bodies have it: 0..1."""
+
+
 def scene(rng: np.random.Generator, size: Size, world: World) -> list[Layer]:
     """The surfaces of a random scene for frames of `size` (height, width), the farthest first."""
     follows = rng.random() < world.follow

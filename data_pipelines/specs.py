@@ -1,5 +1,6 @@
 """The short texts that name sources: NAME, NAME:key=value,key=value, and several joined by "+"."""
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,17 @@ class Options(NamedTuple):
         if not text.isdecimal() or int(text) < least:
             raise ValueError(f"{key} must be a whole number of at least {least}, not {text!r}.")
         return int(text)
+
+    def share(self, key: str, default: float) -> float:
+        """A number in 0..1."""
+        text = self.one(key, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise ValueError(f"{key} must be a number from 0 to 1, not {text!r}.")
+        return value
 
 
 def options_of(spec: str) -> tuple[str, Options]:

@@ -1,6 +1,7 @@
 """What training reads: named by a text, listed at once, decoded late, sent to worker processes."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data_pipelines import clip_cache, encoded, sources
-from data_pipelines.procedural import MOTION, SALIENT, clip
+from data_pipelines.procedural import MOTION, SALIENT, WILD, clip
+from data_pipelines.scenes import SHARES
 from data_pipelines.synthesis import moving_still
 from data_pipelines.video_records import VideoRecord
 
@@ -149,6 +151,9 @@ def test_an_option_that_is_not_known_is_refused_by_name(davis):
         sources.videos("procedural:clips=0")
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0, not '-1'"):
         sources.videos("procedural:seed=-1")
+    for share in ("much", "1.5", "-0.1", "nan"):
+        with pytest.raises(ValueError, match=f"trail must be a number from 0 to 1, not '{share}'"):
+            sources.videos(f"procedural:trail={share}")
     with pytest.raises(ValueError, match="given seed twice: 1 and 2"):
         sources.videos("procedural:seed=1,seed=2")
     with pytest.raises(ValueError, match="has 'frames'"):
@@ -177,6 +182,17 @@ def test_procedural_videos_are_the_clips_of_their_seed():
         for t in range(2):
             np.testing.assert_array_equal(video.frames[t], made.frames[t])
             np.testing.assert_array_equal(video.masks[t], made.labels[t])
+
+
+def test_a_world_is_asked_for_with_more_or_less_of_something():
+    spec = "procedural-wild:clips=1,frames=2,seed=9,height=48,width=64"
+    more = sources.videos(f"{spec},trail=1,shadow=0.0")[0]
+    world = replace(WILD, trail=1.0, shadow=0.0)
+    made = clip(0, seed=9, frames=2, size=(48, 64), world=world)
+    np.testing.assert_array_equal(more.frames[1], made.frames[1])
+    assert (more.frames[1] != sources.videos(spec)[0].frames[1]).any()
+    for name in SHARES:
+        assert 0 <= getattr(WILD, name) <= 1
 
 
 def test_procedural_videos_know_their_flow_and_files_do_not(davis):
