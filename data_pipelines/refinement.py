@@ -3,7 +3,7 @@
     python -m data_pipelines.refinement procedural-wild:clips=220,frames=8 --cache FOLDER --jobs 2
 
 fills a folder with what training otherwise computes before its first step: every frame's picture,
-the scores of motion, GrabCut's answer and both after the filter. It goes on where it was stopped.
+the scores of motion, matched to the colours, and after the filter. It goes on where it was stopped.
 In most videos the scores are spoilt first, since those of made-up videos are better than those of
 real ones.
 """
@@ -40,7 +40,7 @@ class Pictures(NamedTuple):
 
     Attributes:
         pictures: [T, h, w, 3] uint8 RGB.
-        scores: [T, h, w, 3] uint8 in 0..255: motion's, GrabCut's, and both after the filter.
+        scores: [T, h, w, 3] uint8 in 0..255: motion's, matched, and after the filter.
         masks: [T, h, w] uint8 in 0..255: how much of a pixel is foreground.
     """
 
@@ -58,7 +58,7 @@ def looked_at(video: VideoRecord, number: int) -> Pictures:
         found = spoilt(found, rng)
 
     def both(looked: Looked) -> tuple[np.ndarray, np.ndarray]:
-        scores = np.stack([looked.own, looked.cut, looked.settled], axis=-1)
+        scores = np.stack([looked.own, looked.matched, looked.settled], axis=-1)
         return looked.picture, _bytes(scores)
 
     kept = list(coloured(carried(found), small, both, along=carried))
@@ -110,7 +110,7 @@ class RefinementSamples:
     """(number of a frame among all, rng) -> a part of its picture, enlarged or reduced, mirrored.
 
         colours  [H, W, 3] float16: RGB in 0..1 less the picture's mean, varied
-        scores   [H, W, 3] float16 in 0..1: motion's, GrabCut's, and both after the filter
+        scores   [H, W, 3] float16 in 0..1: motion's, matched, and after the filter
         masks    [H, W, 1] float16 in 0..1
 
     Most are around a place where the scores are wrong, or an outline is.

@@ -1,4 +1,4 @@
-"""Scores sharpened by the frame's own colours: a guided filter, and GrabCut where both are there.
+"""Scores sharpened by the frame's own colours: GrabCut, its models of colours, a guided filter.
 
 Cheap steps for scores whose outlines are soft or a few pixels off, such as those of motion. He,
 Sun, Tang, "Guided Image Filtering", TPAMI 2013; Rother, Kolmogorov, Blake, "GrabCut", 2004 (as
@@ -27,6 +27,10 @@ SURE = (0.02, 0.95)
 """Scores below and above which GrabCut changes nothing."""
 CUT = 0.5
 """The share of GrabCut's answer in the scores that then follow the frame's colours."""
+LIKELY = 2.0
+"""By how much the likelihood of a place's colour changes a logit at most."""
+KEPT = 0.01
+"""Scores are kept this far from 0 and 1 where their logit is changed."""
 AT_ONCE = 6
 """Frames that are looked at side by side."""
 T = TypeVar("T")
@@ -38,14 +42,27 @@ class Looked(NamedTuple):
     Attributes:
         picture: [h, w, 3] uint8 RGB.
         own: [h, w] float32 in 0..1: what was known before.
-        cut: [h, w] float32 in 0..1: GrabCut's answer, carried along the motion.
-        settled: [h, w] float32 in 0..1: half of both, drawn to the colours.
+        matched: [h, w] float32 in 0..1: `matched` to the colours, carried along the motion.
+        settled: [h, w] float32 in 0..1: these drawn to the colours.
     """
 
     picture: np.ndarray
     own: np.ndarray
-    cut: np.ndarray
+    matched: np.ndarray
     settled: np.ndarray
+
+
+class Cut(NamedTuple):
+    """GrabCut's answer.
+
+    Attributes:
+        foreground: [H, W] float32 in {0, 1}.
+        colours: The mixtures of colours of background and foreground, [1, 65] each: 5 weights, 5
+            means, 5 covariances; None where there were too few pixels to learn them from.
+    """
+
+    foreground: np.ndarray
+    colours: tuple[np.ndarray, np.ndarray] | None
 
 
 def coloured(
@@ -58,8 +75,8 @@ def coloured(
 ) -> Iterator[T]:
     """Each frame after all the steps of this file, as `finish` leaves it.
 
-    GrabCut's answers are carried along the motion like the scores before them; half of both is then
-    drawn to the colours.
+    Scores are matched to the colours, carried along the motion like those before them, and drawn to
+    the colours.
 
     Args:
         found: What is known of each frame.
@@ -70,26 +87,23 @@ def coloured(
     """
     waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
-    def own_cut(picture: np.ndarray, moment: Moment) -> Moment:
-        shown = reduced(picture, shorter)
-        own = cut(shown, to_size(moment.scores, shown.shape[:2]))
-        return moment._replace(scores=to_size(own, moment.scores.shape))
+    def follow(picture: np.ndarray, moment: Moment) -> Moment:
+        return moment._replace(scores=matched(reduced(picture, shorter), moment.scores))
 
     def finished(pair: tuple[np.ndarray, np.ndarray], moment: Moment) -> T:
         picture, scores = pair
-        own, answer = (to_size(x, picture.shape[:2]) for x in (scores, moment.scores))
-        mixed = (1 - CUT) * own + CUT * answer
-        return finish(Looked(picture, own, answer, settled(picture, mixed)))
+        own, found = (to_size(x, picture.shape[:2]) for x in (scores, moment.scores))
+        return finish(Looked(picture, own, found, settled(picture, found)))
 
-    def cuts(pool: ThreadPoolExecutor) -> Iterator[Moment]:
+    def followed(pool: ThreadPoolExecutor) -> Iterator[Moment]:
         while together := list(islice(found, AT_ONCE)):
             shown = [pictures.popleft() for _ in together]
             waiting.extend(zip(shown, (moment.scores for moment in together), strict=True))
-            yield from pool.map(own_cut, shown, together)
+            yield from pool.map(follow, shown, together)
 
     with ThreadPoolExecutor() as pool:
-        followed = along(cuts(pool))
-        while together := list(islice(followed, AT_ONCE)):
+        heard = along(followed(pool))
+        while together := list(islice(heard, AT_ONCE)):
             yield from pool.map(finished, [waiting.popleft() for _ in together], together)
 
 
@@ -101,8 +115,29 @@ def reduced(frame: np.ndarray, shorter: int = SHORTER) -> np.ndarray:
     return cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
 
 
-def cut(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """GrabCut's foreground [H, W] float32 in {0, 1}; the scores' where one side has no pixels.
+def matched(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores [h, w] float32 in 0..1, half of them GrabCut's, by how likely each place's colour is.
+
+    What GrabCut takes away for its colour alone stays if the scores are sure of it, and thin limbs
+    that it smooths away come back if their colours are the object's.
+
+    Args:
+        picture: [H, W, 3] uint8 RGB, of any sides.
+        scores: [h, w] float32 in 0..1.
+    """
+    size = scores.shape
+    found = cut(picture, to_size(scores, picture.shape[:2]))
+    mixed = (1 - CUT) * scores + CUT * to_size(found.foreground, size)
+    if found.colours is None:
+        return mixed
+    small = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+    evidence = likelihood_ratio(small, *found.colours).clip(-LIKELY, LIKELY)
+    mixed = mixed.clip(KEPT, 1 - KEPT)
+    return 1 / (1 + np.exp(-evidence) * (1 - mixed) / mixed)
+
+
+def cut(picture: np.ndarray, scores: np.ndarray) -> Cut:
+    """GrabCut's foreground; the scores' where one side has no pixels.
 
     Args:
         picture: [H, W, 3] uint8 RGB.
@@ -113,11 +148,43 @@ def cut(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
     marks[scores > SURE[1]] = cv2.GC_FGD
     inside = (marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)
     if inside.sum() < 20 or (~inside).sum() < 20:
-        return inside.astype(np.float32)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+        return Cut(inside.astype(np.float32), None)
+    colours = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(picture, marks, None, *models, 2, cv2.GC_INIT_WITH_MASK)
-    return ((marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)).astype(np.float32)
+    cv2.grabCut(picture, marks, None, *colours, 2, cv2.GC_INIT_WITH_MASK)
+    inside = (marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)
+    return Cut(inside.astype(np.float32), colours)
+
+
+def likelihood_ratio(
+    picture: np.ndarray, background: np.ndarray, foreground: np.ndarray
+) -> np.ndarray:
+    """[H, W] float32: log p(colour | foreground) - log p(colour | background).
+
+    Args:
+        picture: [H, W, 3] uint8, channels in the mixtures' order.
+        background, foreground: Mixtures of five normal distributions as in `Cut`.
+    """
+    pixels = np.ascontiguousarray(picture.reshape(-1, 3).T, np.float32)
+    logs = np.stack([log for side in (background, foreground) for log in _logs(pixels, side)])
+    logs -= logs.max(axis=0)
+    parts = np.exp(logs).reshape(2, -1, pixels.shape[1]).sum(axis=1) + 1e-20
+    return np.log(parts[1] / parts[0]).reshape(picture.shape[:2])
+
+
+def _logs(pixels: np.ndarray, mixture: np.ndarray) -> Iterator[np.ndarray]:
+    """Log densities [N] float32 of pixels [3, N] in a mixture's components, times their weights."""
+    weights, means, covariances = np.split(mixture.ravel(), [5, 20])
+    parts = zip(weights, means.reshape(5, 3), covariances.reshape(5, 3, 3), strict=True)
+    for weight, mean, covariance in parts:
+        covariance = covariance + 0.01 * np.eye(3)
+        if weight <= 0:  # GrabCut had too few pixels for it
+            yield np.full(pixels.shape[1], -np.inf, np.float32)
+            continue
+        whiten = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.float32)
+        away = whiten @ (pixels - mean[:, None].astype(np.float32))
+        level = np.log(weight) - 0.5 * np.linalg.slogdet(covariance)[1]
+        yield np.float32(level) - 0.5 * (away * away).sum(axis=0)
 
 
 def settled(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A small network that corrects scores by the picture: outlines, and what colours got wrong.
 
-It sees a picture, the scores of motion, GrabCut's answer and both after the guided filter
+It sees a picture, the scores of motion, these matched to the colours, and those after the filter
 (`jaxvos.colour_guided`), and says by how much the last one's logit is wrong, at most `BOUND`. It
 looks no farther than some tens of pixels, so that it learns what outlines are like and not what
 made-up objects are like. docs/motion.md says what it gains.
@@ -50,7 +50,7 @@ class Refiner(nn.Module):
 
         Args:
             colours: RGB in 0..1 less the mean colour of the picture.
-            scores: In 0..1: motion's, GrabCut's, and both after the filter.
+            scores: In 0..1: motion's, those matched to the colours, and after the filter.
             train: Whether BatchNorm uses and updates the batch's statistics.
         """
         size, factor = colours.shape[1:3], 2 ** len(self.widths)
@@ -119,7 +119,7 @@ def refining(model: Refiner, variables: Variables) -> Callable[[Looked], np.ndar
     """What makes scores [h, w] float32 in 0..1 of all that is known of a frame."""
 
     def refine(looked: Looked) -> np.ndarray:
-        scores = np.stack([looked.own, looked.cut, looked.settled], axis=-1)
+        scores = np.stack([looked.own, looked.matched, looked.settled], axis=-1)
         return np.asarray(_refined(model, variables, colours_of(looked.picture), scores))
 
     return refine

@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from jaxvos.colour_guided import cut, guided, reduced, settled
+from jaxvos.colour_guided import LIKELY, cut, guided, likelihood_ratio, matched, reduced, settled
+from jaxvos.inference import to_size
 
 
 def two_colours(size=(60, 80)) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +28,11 @@ def shifted_disc():
     return frame, disc, cv2.GaussianBlur(np.roll(disc, 4, axis=1).astype(np.float32), (0, 0), 4)
 
 
-@pytest.mark.parametrize("follow", [settled, cut])
+def foreground(picture, scores):
+    return cut(picture, scores).foreground
+
+
+@pytest.mark.parametrize("follow", [settled, foreground, matched])
 def test_a_blurred_outline_comes_back_to_the_colours(follow):
     frame, disc, blurred = shifted_disc()
     found = follow(frame, blurred)
@@ -38,18 +44,72 @@ def test_a_blurred_outline_comes_back_to_the_colours(follow):
 
 def test_a_cut_is_all_or_nothing_and_keeps_what_is_sure():
     frame, _, blurred = shifted_disc()
-    assert set(np.unique(cut(frame, blurred))) == {0, 1}
+    assert set(np.unique(foreground(frame, blurred))) == {0, 1}
     blurred[:10], blurred[-10:] = 0, 1  # against the colours
-    found = cut(frame, blurred)
+    found = foreground(frame, blurred)
     assert not found[:10].any() and found[-10:].all()
 
 
-@pytest.mark.parametrize("follow", [settled, cut])
+@pytest.mark.parametrize("follow", [settled, foreground, matched])
 def test_nothing_stays_nothing_and_everything_everything(follow):
     frame, disc = two_colours()
     for level in (0.0, 1.0):
         found = follow(frame, np.full(disc.shape, level, np.float32))
         np.testing.assert_allclose(found, level, atol=0.01)
+
+
+def mixture(weights, means, covariances):
+    """A mixture of colours as GrabCut gives it."""
+    return np.concatenate([np.ravel(x) for x in (weights, means, covariances)])[None]
+
+
+def test_the_ratio_is_that_of_the_densities_of_both_mixtures():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(90, 160, (5, 7, 3), np.uint8)
+    sides, densities = [], []
+    for weights in ([0.1, 0.2, 0.3, 0.4, 0.0], [0.5, 0.0, 0.2, 0.1, 0.2]):
+        means = rng.uniform(90, 160, (5, 3))
+        roots = rng.normal(0, 12, (5, 3, 3))
+        spreads = roots @ roots.transpose(0, 2, 1) + 50 * np.eye(3)
+        spreads[np.equal(weights, 0)] = 0  # as GrabCut leaves what it found no pixels for
+        sides.append(mixture(weights, means, spreads))
+        density = [
+            w * multivariate_normal(m, c + 0.01 * np.eye(3)).pdf(picture)
+            for w, m, c in zip(weights, means, spreads, strict=True)
+            if w
+        ]
+        densities.append(np.sum(density, axis=0))
+    found = likelihood_ratio(picture, *sides)
+    assert found.shape == (5, 7) and found.dtype == np.float32
+    np.testing.assert_allclose(found, np.log(densities[1] / densities[0]), atol=2e-3)
+    np.testing.assert_allclose(likelihood_ratio(picture, *sides[::-1]), -found, atol=1e-5)
+    far = [mixture([1, 0, 0, 0, 0], np.full((5, 3), mean), np.zeros((5, 3, 3))) for mean in (0, 9)]
+    assert (likelihood_ratio(picture, *far) > 10).all(), "far from both, but nearer to the second"
+
+
+def test_scores_are_half_of_the_cut_and_moved_by_the_colours_at_their_own_size():
+    frame, disc, blurred = shifted_disc()
+    size = 30, 40
+    given = to_size(blurred, size)
+    answer = cut(frame, to_size(given, disc.shape))
+    mixed = ((given + to_size(answer.foreground, size)) / 2).clip(0.01, 0.99)
+    small = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+    evidence = likelihood_ratio(small, *answer.colours)
+    assert (evidence > 2).any() and (evidence < -2).any() and LIKELY == 2, "both ends are tried"
+    logits = np.log(mixed / (1 - mixed)) + evidence.clip(-2, 2)
+    found = matched(frame, given)
+    assert found.shape == size and found.dtype == np.float32
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_few_pixels_tell_no_colours():
+    frame, disc = two_colours()
+    few = np.zeros(disc.shape, np.float32)
+    few[:2, :9] = 0.9
+    answer = cut(frame, few)
+    assert answer.colours is None
+    np.testing.assert_array_equal(answer.foreground, few > 0.5)
+    np.testing.assert_allclose(matched(frame, few), (few + (few > 0.5)) / 2)
 
 
 def test_the_filter_is_a_linear_fit_in_every_window():

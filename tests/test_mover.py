@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.procedural import clip
 from jaxvos.along_motion import Moment, carried
-from jaxvos.colour_guided import cut, settled
+from jaxvos.colour_guided import matched, settled
 from jaxvos.flow import fields, neighbours
 from jaxvos.flow.aligned import _residual, aligned
 from jaxvos.inference import to_size
@@ -289,27 +289,24 @@ def test_a_black_clip_gives_finite_scores(small):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_colours_are_those_of_each_frame_and_cuts_are_carried_too(small, tiny, fast, monkeypatch):
+def test_colours_are_those_of_each_frame_and_what_follows_them_is_carried_too(
+    small, tiny, fast, monkeypatch
+):
     monkeypatch.setattr(mover, "FAST_SHORTER", 24)
     frames = clip(0, frames=7, size=(48, 60)).frames
     moments = by_hand(tiny, frames, [(0, range(4)), (3, range(4, 7))], fast=fast)
     scores, shown = [moment.scores for moment in carried(moments)], (24, 30) if fast else (48, 60)
-    cuts = [
-        moment._replace(
-            scores=to_size(
-                cut(cv2.resize(frame, shown[::-1], interpolation=3), to_size(score, shown)),
-                (32, 32),
-            )
-        )
+    followed = [
+        moment._replace(scores=matched(cv2.resize(frame, shown[::-1], interpolation=3), score))
         for moment, frame, score in zip(moments, frames, scores, strict=True)
     ]
     found = list(small(fast=fast)(Video(frames)))
-    for frame, score, share, answer in zip(frames, scores, carried(cuts), found, strict=True):
-        expected = settled(frame, to_size((score + share.scores) / 2, (48, 60)))
+    for frame, heard, answer in zip(frames, carried(followed), found, strict=True):
+        expected = settled(frame, to_size(heard.scores, (48, 60)))
         np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
-def test_the_refiner_is_told_all_that_is_known_of_each_frame(small, tmp_path, monkeypatch):
+def test_the_refiner_is_told_all_that_is_known_of_each_frame(small, tiny, monkeypatch):
     frames = clip(0, frames=4, size=(48, 60)).frames
     plain = np.stack(list(small()(Video(frames))))
     told = []
@@ -323,13 +320,16 @@ def test_the_refiner_is_told_all_that_is_known_of_each_frame(small, tmp_path, mo
     for frame, answer in zip(frames, plain, strict=True):
         looked = of_frame[frame.tobytes()]
         np.testing.assert_allclose(looked.settled, answer, atol=1e-6)
-        mixed = (looked.own + looked.cut) / 2
-        np.testing.assert_allclose(settled(frame, mixed), looked.settled, atol=1e-6)
+        expected = settled(frame, looked.matched)
+        np.testing.assert_allclose(expected, looked.settled, atol=1e-6)
     told.clear()
     list(small(refiner=turned, carry=False)(Video(frames)))
-    for looked in told:
-        answer = to_size(to_size(cut(looked.picture, looked.own), (32, 32)), (48, 60))
-        np.testing.assert_allclose(looked.cut, answer, atol=1e-6)
+    of_frame = {looked.picture.tobytes(): looked for looked in told}
+    for frame, moment in zip(frames, by_hand(tiny, frames, [(0, range(4))]), strict=True):
+        looked = of_frame[frame.tobytes()]
+        np.testing.assert_allclose(looked.own, to_size(moment.scores, (48, 60)), atol=1e-6)
+        answer = to_size(matched(frame, moment.scores), (48, 60))
+        np.testing.assert_allclose(looked.matched, answer, atol=1e-6)
     read = []
     monkeypatch.setattr(
         mover, "refiner_of", lambda source: read.append(source) or ("network", "weights")

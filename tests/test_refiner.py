@@ -106,7 +106,7 @@ def test_pictures_of_any_size_are_seen_with_their_edge_repeated(drawn):
     frame = looked()
     colours = frame.picture / np.float32(255)
     colours -= colours.mean((0, 1))
-    scores = np.stack([frame.own, frame.cut, frame.settled], axis=-1)
+    scores = np.stack([frame.own, frame.matched, frame.settled], axis=-1)
     padded = (np.pad(x, ((0, 3), (0, 2), (0, 0)), mode="edge")[None] for x in (colours, scores))
     expected = jax.nn.sigmoid(TINY.apply(drawn, *padded)["refined"])[0, :13, :18, 0]
     found = refining(TINY, drawn)(frame)

@@ -10,7 +10,7 @@ from PIL import Image
 import jaxvos
 from data_pipelines.procedural import WILD, clip
 from jaxvos.checkpoints import read_weights, shipped
-from jaxvos.colour_guided import Looked, settled
+from jaxvos.colour_guided import Looked, matched, settled
 from jaxvos.film_writer import write_video
 from jaxvos.metrics.davis import region_similarity
 from jaxvos.programs.evaluate import evaluate
@@ -20,11 +20,11 @@ from jaxvos.systems import SHIPPED, load
 from jaxvos.typing import Video
 from jaxvos.video import write_mask, write_png
 
-CLIPS = {0: 0.845, 3: 0.937}
+CLIPS = {0: 0.859, 3: 0.943}
 """Made-up clips of seed 9, which training has not seen -> mean J of the inner frames."""
-MENDED = 0.902, 0.917
+MENDED = 0.749, 0.775
 """J of scores, and of what the refiner makes of them."""
-CHANGE = 0.0210
+CHANGE = 0.0367
 """By how much it changes them, the mean."""
 
 
@@ -57,15 +57,13 @@ def test_the_refiner_still_mends_what_it_did():
     made = clip(6, seed=9, frames=1, size=(240, 432), world=WILD)
     (picture,), true = made.frames, made.labels[0] > 0
 
-    def displaced(by, blur):
-        return cv2.GaussianBlur(np.roll(np.float32(true), by, (0, 1)), (0, 0), blur)
-
-    own, answer = displaced((5, 8), 6), displaced((-4, 0), 1)
-    looked = Looked(picture, own, answer, settled(picture, (own + answer) / 2))
+    own = cv2.GaussianBlur(np.roll(np.float32(true), (5, 8), (0, 1)), (0, 0), 6)
+    answer = matched(picture, own)
+    looked = Looked(picture, own, answer, settled(picture, answer))
     refined = refining(*refiner_of())(looked)
     found = [region_similarity(scores > 0.5, true) for scores in (looked.settled, refined)]
-    assert found == pytest.approx(MENDED, abs=0.004)
-    assert np.abs(refined - looked.settled).mean() == pytest.approx(CHANGE, rel=0.02)
+    assert found == pytest.approx(MENDED, abs=0.006)
+    assert np.abs(refined - looked.settled).mean() == pytest.approx(CHANGE, rel=0.04)
 
 
 def test_a_clip_at_rest_has_empty_masks_and_a_sentence_about_it(tmp_path):
