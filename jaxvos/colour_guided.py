@@ -58,7 +58,7 @@ class Cut(NamedTuple):
     Attributes:
         foreground: [H, W] float32 in {0, 1}.
         colours: The mixtures of colours of background and foreground, [1, 65] each: 5 weights, 5
-            means, 5 covariances; None where there were too few pixels to learn them from.
+            means, 5 covariances; None where one of them has no pixels to be learned from.
     """
 
     foreground: np.ndarray
@@ -153,7 +153,9 @@ def cut(picture: np.ndarray, scores: np.ndarray) -> Cut:
     cv2.setRNGSeed(0)
     cv2.grabCut(picture, marks, None, *colours, 2, cv2.GC_INIT_WITH_MASK)
     inside = (marks == cv2.GC_PR_FGD) | (marks == cv2.GC_FGD)
-    return Cut(inside.astype(np.float32), colours)
+    # On the way one side may lose all its pixels: against nothing any colour is likely.
+    both = all(side[0, :5].any() for side in colours)
+    return Cut(inside.astype(np.float32), colours if both else None)
 
 
 def likelihood_ratio(

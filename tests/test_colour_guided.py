@@ -112,6 +112,18 @@ def test_few_pixels_tell_no_colours():
     np.testing.assert_allclose(matched(frame, few), (few + (few > 0.5)) / 2)
 
 
+@pytest.mark.parametrize(("plain", "left"), [(True, 1), (False, 0)])
+def test_a_side_that_loses_all_its_pixels_makes_no_colour_likely(plain, left):
+    frame = np.full((60, 80, 3), 100, np.uint8)
+    if not plain:
+        frame[np.random.default_rng(0).random((60, 80)) < 0.5] = 255
+    scores = np.full((60, 80), 0.1, np.float32)
+    scores[20:40, 20:50] = 0.8
+    answer = cut(frame, scores)
+    assert answer.colours is None and (answer.foreground == left).all()
+    np.testing.assert_allclose(matched(frame, scores), (scores + left) / 2)
+
+
 def test_the_filter_is_a_linear_fit_in_every_window():
     rng = np.random.default_rng(0)
     guide = rng.random((12, 14, 3)).astype(np.float32)
