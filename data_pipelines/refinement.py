@@ -31,6 +31,8 @@ from jaxvos.systems.mover import moments, of_the_library
 SPOILT = 0.6
 """The share of videos whose scores are made worse."""
 SEED = 77
+FORM = 2
+"""Which way of making scores this is, counted up when it changes: nothing older is read."""
 AT_OUTLINES = 0.85
 """The share of samples around a place that is wrong or lies on an outline."""
 
@@ -181,7 +183,7 @@ def varied(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def places_of(videos: str, cache: str | Path) -> Kept:
     """Where what was made of the videos that the text names is kept, below the folder `cache`."""
-    return kept(Path(cache).expanduser() / "refinement", videos, (SHORTER, SHORTER))
+    return kept(Path(cache).expanduser() / f"refinement-{FORM}", videos, (SHORTER, SHORTER))
 
 
 def read(path: Path) -> Pictures:

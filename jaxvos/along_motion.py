@@ -50,7 +50,7 @@ def carried(moments: Iterable[Moment], *, block: int = 8, margin: int = 12) -> I
         raise ValueError(f"block={block}, margin={margin}: at least 1 and 0 frames.")
     kept: deque[_Frame] = deque()
     for moment in moments:
-        own = _logits(moment.scores)
+        own = logits(moment.scores)
         frame = _Frame(own, own, moment.back, moment.ahead)
         if kept:
             before = kept[-1]
@@ -119,6 +119,7 @@ def _outside(flow: np.ndarray) -> np.ndarray:
     return (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
 
 
-def _logits(scores: np.ndarray) -> np.ndarray:
+def logits(scores: np.ndarray) -> np.ndarray:
+    """Of scores in 0..1, float32; kept finite (`SURE`)."""
     kept = np.clip(scores, SURE, 1 - SURE)
     return np.log(kept / (1 - kept)).astype(np.float32)

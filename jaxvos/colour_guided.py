@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 
-from jaxvos.along_motion import Moment
+from jaxvos.along_motion import Moment, logits
 from jaxvos.inference import to_size
 
 SHORTER = 240
@@ -29,8 +29,6 @@ CUT = 0.5
 """The share of GrabCut's answer in the scores that then follow the frame's colours."""
 LIKELY = 2.0
 """By how much the likelihood of a place's colour changes a logit at most."""
-KEPT = 0.01
-"""Scores are kept this far from 0 and 1 where their logit is changed."""
 AT_ONCE = 6
 """Frames that are looked at side by side."""
 T = TypeVar("T")
@@ -132,8 +130,7 @@ def matched(picture: np.ndarray, scores: np.ndarray) -> np.ndarray:
         return mixed
     small = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
     evidence = likelihood_ratio(small, *found.colours).clip(-LIKELY, LIKELY)
-    mixed = mixed.clip(KEPT, 1 - KEPT)
-    return 1 / (1 + np.exp(-evidence) * (1 - mixed) / mixed)
+    return 1 / (1 + np.exp(-(logits(mixed) + evidence)))
 
 
 def cut(picture: np.ndarray, scores: np.ndarray) -> Cut:

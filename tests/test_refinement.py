@@ -119,6 +119,9 @@ def test_what_is_kept_is_made_once_and_whole(kept, tmp_path, monkeypatch):
             np.testing.assert_array_equal(own, again)
     monkeypatch.setattr(refinement, "looked_at", lambda *_: pytest.fail("made again"))
     assert fill(SPEC, root) == kept == places_of(SPEC, root)
+    with monkeypatch.context() as later:
+        later.setattr(refinement, "FORM", refinement.FORM + 1)
+        assert not any(places_of(SPEC, root).path(n).exists() for n in range(3))
     monkeypatch.setattr(refinement, "looked_at", lambda *_: made)
 
     def dies(file, **arrays):
