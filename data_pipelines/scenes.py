@@ -113,6 +113,9 @@ SHARES = (
 )
 """What of a World says how often something is there, or how many of the bodies have it: 0..1."""
 
+COUNTS = ("distractors", "grounds")
+"""What of a World says how many there are: the fewest and the most."""
+
 
 def scene(rng: np.random.Generator, size: Size, world: World) -> list[Layer]:
     """The surfaces of a random scene for frames of `size` (height, width), the farthest first."""
@@ -123,7 +126,7 @@ def scene(rng: np.random.Generator, size: Size, world: World) -> list[Layer]:
     layers = _far(rng, size, camera, grounds[0], world)
     floats = _happens(rng, world.lakes)
     if floats:
-        layers.extend(water(rng, size, camera, grounds[1]))
+        layers.extend(water(rng, size, camera, grounds[:2][-1]))
     else:
         for nearness, colors in enumerate(grounds[1:], start=1):
             layers.append(_ground(rng, size, camera, colors, nearness))

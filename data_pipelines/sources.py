@@ -7,6 +7,7 @@
     procedural-salient:clips=64,frames=8,seed=3,height=96,width=160
     procedural-wild, procedural-outdoors, procedural-waters     nearer to films of the real world
     procedural-wild:trail=1,shadow=0    with more or less of something (`scenes.SHARES`)
+    procedural-wild:distractors=0       with so many at most (`scenes.COUNTS`)
     davis/2016                          a data set that `jaxvos prepare` has prepared
     msra10k+dut_omron                   several, one after the other
     stills:duts, stills:FOLDER          videos made of pictures, one of each: object and ground move
@@ -40,7 +41,7 @@ from data_pipelines import flow_sets, pairs, prepared, rgb_gt_flow
 from data_pipelines.clip_cache import cached_clip
 from data_pipelines.encoded import Lazy, mask_file, picture_file
 from data_pipelines.procedural import MOTION, OUTDOORS, SALIENT, SEEDS, WATERS, WILD, World, clip
-from data_pipelines.scenes import SHARES
+from data_pipelines.scenes import COUNTS, SHARES
 from data_pipelines.specs import Options, options_of, parts_of
 from data_pipelines.synthesis import MovingStill, moving_still
 from data_pipelines.video_records import ImageRecord, VideoRecord, Videos, chosen
@@ -247,20 +248,28 @@ def _procedural_frame(render: Callable[[int], Any], index: int, which: int, t: i
 def _procedural(name: str, options: Options, split: str, length: int) -> tuple[int, int, partial]:
     """How many clips, how many frames in each, and index -> (frames, labels) of one."""
     default = {"clips": 64, "frames": length, "seed": SEEDS.get(split), "height": 256, "width": 448}
-    options.check(name, (*default, *SHARES))
+    options.check(name, (*default, *SHARES, *COUNTS))
     if default["seed"] is None and "seed" not in options.given:
         raise ValueError(f"{name} has no split {split!r}, only {', '.join(SEEDS)}: give seed=.")
     chosen = {key: options.whole(key, value) for key, value in default.items()}
-    world = WORLDS[name]
-    shares = {key: options.share(key, getattr(world, key)) for key in SHARES}
     render = partial(
         cached_clip,
         seed=chosen["seed"],
         frames=chosen["frames"],
         size=(chosen["height"], chosen["width"]),
-        world=replace(world, **shares),
+        world=_world(WORLDS[name], options),
     )
     return chosen["clips"], chosen["frames"], render
+
+
+def _world(world: World, options: Options) -> World:
+    """The world with what the options have more or less of."""
+    changed: dict[str, Any] = {key: options.share(key, getattr(world, key)) for key in SHARES}
+    for key in COUNTS:
+        fewest, most = getattr(world, key)
+        most = options.whole(key, most, least=0)
+        changed[key] = min(fewest, most), most
+    return replace(world, **changed)
 
 
 def _stills(name: str, options: Options, split: str, data_dir: str | Path | None) -> Videos:

@@ -30,10 +30,10 @@ class Options(NamedTuple):
         """All the values of a key that may be given several times."""
         return self.given.get(key, [])
 
-    def whole(self, key: str, default: int | None) -> int:
-        """A whole number, at least 0 for seeds and at least 1 otherwise."""
+    def whole(self, key: str, default: int | None, least: int = 1) -> int:
+        """A whole number of at least `least`, 0 for seeds."""
         text = self.one(key, str(default))
-        least = 0 if key == "seed" else 1
+        least = 0 if key == "seed" else least
         if not text.isdecimal() or int(text) < least:
             raise ValueError(f"{key} must be a whole number of at least {least}, not {text!r}.")
         return int(text)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import clip_cache, encoded, sources
 from data_pipelines.procedural import MOTION, SALIENT, WILD, clip
-from data_pipelines.scenes import SHARES
+from data_pipelines.scenes import COUNTS, SHARES
 from data_pipelines.synthesis import moving_still
 from data_pipelines.video_records import VideoRecord
 
@@ -193,6 +193,24 @@ def test_a_world_is_asked_for_with_more_or_less_of_something():
     assert (more.frames[1] != sources.videos(spec)[0].frames[1]).any()
     for name in SHARES:
         assert 0 <= getattr(WILD, name) <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "fewest", "most"), [("grounds=0", 0, 0), ("grounds=1", 1, 1), ("distractors=9", 0, 9)]
+)
+def test_a_world_is_asked_for_with_so_many_of_something_at_most(given, fewest, most):
+    spec = "procedural-wild:clips=1,frames=2,seed=9,height=48,width=64"
+    made = sources.videos(f"{spec},{given}")[0]
+    world = replace(WILD, **{given.split("=")[0]: (fewest, most)})
+    wanted = clip(0, seed=9, frames=2, size=(48, 64), world=world)
+    np.testing.assert_array_equal(made.frames[1], wanted.frames[1])
+    assert (made.frames[1] != sources.videos(spec)[0].frames[1]).any()
+    assert set(COUNTS) == {"grounds", "distractors"}
+
+
+def test_a_count_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"distractors must be a whole number .* 0, not '0.5'"):
+        sources.videos("procedural-wild:distractors=0.5")
 
 
 def test_procedural_videos_know_their_flow_and_files_do_not(davis):

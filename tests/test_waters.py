@@ -100,6 +100,21 @@ def test_lakes_have_floating_bodies_as_often_as_the_world_says(monkeypatch):
     assert 3 < len(lakes) < 13
 
 
+@pytest.mark.parametrize("nearer", [0, 1, 2])
+def test_a_lake_has_colours_of_its_own_where_there_would_be_nearer_ground(monkeypatch, nearer):
+    colours = {}
+    for name in ("_far", "water"):
+        made = getattr(scenes, name)
+
+        def noted(rng, size, camera, given, *rest, name=name, made=made):
+            colours[name] = given
+            return made(rng, size, camera, given, *rest)
+
+        monkeypatch.setattr(scenes, name, noted)
+    scene(np.random.default_rng(0), SIZE, replace(WATERS, grounds=(nearer, nearer)))
+    assert np.array_equal(colours["_far"], colours["water"]) == (nearer == 0)
+
+
 def test_the_same_numbers_give_the_same_bits():
     one, other = (clip(5, frames=3, size=SIZE, world=WATERS) for _ in range(2))
     np.testing.assert_array_equal(one.frames, other.frames)
