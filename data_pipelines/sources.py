@@ -251,7 +251,7 @@ def _procedural(name: str, options: Options, split: str, length: int) -> tuple[i
     options.check(name, (*default, *SHARES, *COUNTS))
     if default["seed"] is None and "seed" not in options.given:
         raise ValueError(f"{name} has no split {split!r}, only {', '.join(SEEDS)}: give seed=.")
-    chosen = {key: options.whole(key, value) for key, value in default.items()}
+    chosen = {key: options.whole(key, value, int(key != "seed")) for key, value in default.items()}
     render = partial(
         cached_clip,
         seed=chosen["seed"],
@@ -277,7 +277,7 @@ def _stills(name: str, options: Options, split: str, data_dir: str | Path | None
     ours = {key: values for key, values in options.given.items() if key in ("frames", "seed")}
     theirs = {key: values for key, values in options.given.items() if key not in ours}
     Options(ours).check(STILLS + name, ("frames", "seed"))
-    length, seed = Options(ours).whole("frames", 2), Options(ours).whole("seed", 0)
+    length, seed = Options(ours).whole("frames", 2), Options(ours).whole("seed", 0, least=0)
     pictures = _images_of(name, Options(theirs), split, data_dir)
     count = len(pictures)
     return Videos(partial(_still_video, pictures, length, seed), count, (length,) * count)

@@ -31,9 +31,8 @@ class Options(NamedTuple):
         return self.given.get(key, [])
 
     def whole(self, key: str, default: int | None, least: int = 1) -> int:
-        """A whole number of at least `least`, 0 for seeds."""
+        """A whole number of at least `least`."""
         text = self.one(key, str(default))
-        least = 0 if key == "seed" else least
         if not text.isdecimal() or int(text) < least:
             raise ValueError(f"{key} must be a whole number of at least {least}, not {text!r}.")
         return int(text)

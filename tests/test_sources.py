@@ -208,7 +208,7 @@ def test_a_world_is_asked_for_with_so_many_of_something_at_most(given, fewest, m
     assert set(COUNTS) == {"grounds", "distractors"}
 
 
-def test_a_count_that_is_none_is_refused():
+def test_a_count_that_is_no_whole_number_is_refused():
     with pytest.raises(ValueError, match=r"distractors must be a whole number .* 0, not '0.5'"):
         sources.videos("procedural-wild:distractors=0.5")
 
